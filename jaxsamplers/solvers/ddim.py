@@ -1,0 +1,46 @@
+"""DDIM: the non-Markovian family that interpolates from the probability flow to ancestral sampling.
+
+With ``eps = (x - alpha m) / sigma`` the noise the denoiser implies, one step draws (eq. 12, for any Gaussian process)
+
+    x' = alpha' m + sqrt(sigma'^2 - s^2) eps + s z        s = eta sigma' sqrt(1 - q^2),  q = sigma' alpha / (sigma alpha')
+
+``q = e^{-h}``; ``eta = 0`` is the exact solution for a constant estimate, ``eta = 1`` is DDPM.
+
+Source: Song, Meng & Ermon 2021, Denoising diffusion implicit models (arXiv 2010.02502), eq. 12 and 16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+from jaxsamplers import checks
+from jaxsamplers.solvers.grid import steps
+from jaxsamplers.tableau import Tableau, table
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from jaxsamplers.processes import Process
+
+
+def ddim(process: Process, times: Float[Array, " n+1"], *, eta: float | Float[Array, " n"] = 0.0) -> Tableau:
+    """DDIM, first order; one network call a step.
+
+    Args:
+        process: the noise process.
+        times: ``n + 1`` decreasing times.
+        eta: stochasticity from 0 (deterministic) to 1 (ancestral); a number, or one a step.
+
+    Raises:
+        ValueError: ``eta`` outside [0, 1], or a schedule that ``schedules.validate`` refuses.
+    """
+    checks.within("eta", eta, 0.0, 1.0)
+    g = steps(process, times)
+    if checks.is_zero(eta):
+        return table(process, g.t, [[g.keep, g.gain]])
+    shrink = g.gain / g.alpha_next  # 1 - q
+    fresh = eta**2 * shrink * (2 - shrink)  # s^2 / sigma'^2
+    keep = g.keep * jnp.sqrt(1 - fresh)
+    return table(process, g.t, [[keep, g.alpha_next - g.alpha * keep]], noise=[g.sigma_next * jnp.sqrt(fresh)])

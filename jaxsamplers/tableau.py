@@ -1,0 +1,242 @@
+"""One table and one step function for every Gaussian solver.
+
+A non-adaptive solver is a general linear method on a few registers, all shaped like the sample:
+
+    m          = model(registers[0], time)                        the denoiser's clean-data estimate
+    registers' = weights @ [*registers, m] + noise * z            z ~ N(0, I)
+
+Register 0 is what the network sees next and, after the last row, the sample; the others hold whatever the
+method needs (earlier estimates, an anchor, a slope). One row is one network call. Which entries can be
+non-zero is the static ``pattern``; their values are arrays, so they can be learned, and any two solvers of one
+shape share one compiled program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsamplers import checks
+from jaxsamplers.core import Model, SolverState, new_state, normal_like, step_key, take_rows
+from jaxsamplers.processes import Process, centre, uncentre
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key, PyTree
+
+Pattern = tuple[tuple[bool, ...], ...]
+Entry = Any  # a structural zero (the integer 0), a number, or an array [n, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The numbers of a table, one row per network call.
+
+    Attributes:
+        time: the time the network is shown.
+        weights: row ``i`` of each matrix makes register ``i`` from the registers and, last, the estimate. Trailing
+            axes broadcast against the sample (coefficients per channel or per pixel).
+        noise: how much of the row's noise each register receives.
+        extra: more keyword arguments for the model, one value a row (a guidance scale, say).
+    """
+
+    time: Float[Array, " n"]
+    weights: Float[Array, "n R R+1 ..."]
+    noise: Float[Array, "n R ..."]
+    extra: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["rows", "origin"], meta_fields=["pattern"]
+)
+@dataclasses.dataclass(frozen=True)
+class Tableau:
+    """A solver as a table; see the module's docstring.
+
+    Attributes:
+        rows: the numbers.
+        pattern: ``[R][R + 2]`` flags: which registers, whether the estimate (column R) and whether noise
+            (column R + 1) can enter each register.
+        origin: the process's origin, subtracted from everything the table mixes; ``None`` for 0.
+    """
+
+    rows: Rows
+    pattern: Pattern
+    origin: PyTree = None
+
+    def __len__(self) -> int:
+        return self.rows.time.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tableau:
+        return take_rows(self, rows)
+
+    @property
+    def registers(self) -> int:
+        """R, the sample's own register included."""
+        return len(self.pattern)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any register can receive noise."""
+        return any(receives[-1] for receives in self.pattern)
+
+    def init(self, x: PyTree, key: Key[Array, ...] | None) -> SolverState:
+        """Registers start at zero; the sample is promoted to at least float32."""
+        if self.stochastic and key is None:
+            raise ValueError("this sampler draws noise: give it a PRNG key, such as jax.random.key(0)")
+        x = jax.tree.map(_state_dtype, x)
+        memory = tuple(jax.tree.map(jnp.zeros_like, x) for _ in range(self.registers - 1))
+        return new_state(x, memory, key)
+
+    def step(self, state: SolverState, row: Rows, model: Model) -> SolverState:
+        """One network call and one elementwise sum per register, unrolled over the pattern."""
+        estimate = conform(model(state.x, row.time, **row.extra), state.x)
+        sources = (centre(state.x, self.origin), *state.memory, centre(estimate, self.origin))
+        if self.stochastic:
+            sources = (*sources, normal_like(step_key(state, role=0), state.x))
+        columns = self.registers + 1
+
+        def register(i: int) -> PyTree:
+            used = [j for j, enters in enumerate(self.pattern[i]) if enters]
+            factors = [row.weights[i, j] if j < columns else row.noise[i] for j in used]
+
+            def mix(like: Array, *values: Array) -> Array:
+                terms = [f.astype(like.dtype) * v for f, v in zip(factors, values, strict=True)]
+                return functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
+
+            return jax.tree.map(mix, state.x, *[sources[j] for j in used])
+
+        x, *memory = [register(i) for i in range(self.registers)]
+        return SolverState(uncentre(x, self.origin), tuple(memory), state.key, state.step + 1)
+
+
+def table(
+    process: Process,
+    time: Float[Array, " n"],
+    weights: Sequence[Sequence[Entry]],
+    noise: Sequence[Entry] | None = None,
+    extra: Mapping[str, Array] | None = None,
+) -> Tableau:
+    """A tableau from a matrix of entries as it stands in the paper.
+
+    Args:
+        process: its origin is where the table's coordinates are centred.
+        time: what the network is shown, row by row.
+        weights: ``R`` lists of ``R + 1`` entries, each an array over rows or a number. The integer ``0`` is a
+            structural zero: it is never computed.
+        noise: ``R`` entries; omitted for a deterministic solver.
+        extra: per-row keyword arguments of the model.
+    """
+    time = jnp.asarray(time)
+    noise = [0] * len(weights) if noise is None else noise
+    full = [[*row, z] for row, z in zip(weights, noise, strict=True)]
+    if any(len(row) != len(weights) + 2 for row in full):
+        raise ValueError(f"{len(weights)} registers need rows of {len(weights) + 1} weights")
+    pattern = tuple(tuple(not _structural_zero(entry) for entry in row) for row in full)
+    values = jnp.stack([jnp.stack(row, axis=1) for row in _share_trailing(full, time)], axis=1)
+    rows = Rows(time, values[:, :, :-1], values[:, :, -1], dict(extra or {}))
+    return Tableau(rows, pattern, process.origin)
+
+
+def interleave(*tables: Tableau) -> Tableau:
+    """The first rows of every table, then the second rows, ...: the stages of a Runge-Kutta method."""
+    tables = align(*tables)
+
+    def zipped(*leaves: Array) -> Array:
+        return jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:])
+
+    return dataclasses.replace(tables[0], rows=jax.tree.map(zipped, *[t.rows for t in tables]))
+
+
+def concatenate(*tables: Tableau) -> Tableau:
+    """The rows of one table after those of another."""
+    tables = align(*tables)
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *[t.rows for t in tables])
+    return dataclasses.replace(tables[0], rows=joined)
+
+
+def align(*tables: Tableau) -> tuple[Tableau, ...]:
+    """The same tables with one common pattern, so that a program compiled for one runs them all."""
+    count = max(t.registers for t in tables)
+    tables = tuple(_grow(t, count) for t in tables)
+    union = np.any([t.pattern for t in tables], axis=0)
+    pattern = tuple(tuple(bool(flag) for flag in row) for row in union)
+    return tuple(dataclasses.replace(t, pattern=pattern) for t in tables)
+
+
+def pad(tableau: Tableau, registers: int, *, stochastic: bool = True) -> Tableau:
+    """The same solver in the dense shape of ``registers`` registers, whatever its own pattern.
+
+    Every solver padded to the same number of registers shares one compiled program, at the price of computing
+    all the zeros; ``align`` pays only for what some of its tables use.
+
+    Raises:
+        ValueError: fewer registers than the table has, or ``stochastic=False`` for a table that draws noise.
+    """
+    checks.integer("registers", registers, low=tableau.registers)
+    if tableau.stochastic and not stochastic:
+        raise ValueError("a table that draws noise cannot be padded with stochastic=False")
+    noisy = tuple([True] * (registers + 1) + [stochastic])
+    return dataclasses.replace(_grow(tableau, registers), pattern=(noisy,) * registers)
+
+
+def conform(output: PyTree, x: PyTree) -> PyTree:
+    """A model's output in the dtype of ``x``.
+
+    Raises:
+        ValueError: it has another structure or other shapes than ``x``.
+    """
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+    if jax.tree.structure(output) != jax.tree.structure(x) or shapes(output) != shapes(x):
+        raise ValueError(f"the model must return what looks like x: {shapes(x)}, but returned {shapes(output)}")
+    return jax.tree.map(lambda m, leaf: jnp.asarray(m, leaf.dtype), output, x)
+
+
+def _state_dtype(leaf: Any) -> Array:
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise ValueError(f"x must be floating point, got {leaf.dtype}")
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _structural_zero(entry: Entry) -> bool:
+    return isinstance(entry, int) and entry == 0
+
+
+def _share_trailing(rows: list[list[Entry]], time: Array) -> list[list[Entry]]:
+    """Give every entry the trailing axes of the entry that has the most."""
+    trailing = np.broadcast_shapes(*[jnp.shape(entry)[1:] for row in rows for entry in row])
+    shape = (time.shape[0], *trailing)
+
+    def spread(entry: Entry) -> Array:
+        entry = jnp.asarray(entry, time.dtype)
+        entry = entry.reshape(entry.shape + (1,) * len(trailing)) if entry.ndim == 1 else entry
+        return jnp.broadcast_to(entry, shape)
+
+    return [[spread(entry) for entry in row] for row in rows]
+
+
+def _grow(tableau: Tableau, registers: int) -> Tableau:
+    """Add registers that stay zero."""
+    old, more = tableau.registers, registers - tableau.registers
+    if not more:
+        return tableau
+    weights, noise = tableau.rows.weights, tableau.rows.noise
+    rest = [(0, 0)] * (weights.ndim - 3)
+    from_registers = jnp.pad(weights[:, :, :old], [(0, 0), (0, more), (0, more), *rest])
+    from_estimate = jnp.pad(weights[:, :, old:], [(0, 0), (0, more), (0, 0), *rest])
+    rows = dataclasses.replace(
+        tableau.rows,
+        weights=jnp.concatenate([from_registers, from_estimate], axis=2),
+        noise=jnp.pad(noise, [(0, 0), (0, more), *rest]),
+    )
+    absent = (False,) * more
+    pattern = tuple((*row[:old], *absent, *row[old:]) for row in tableau.pattern)
+    pattern += ((False,) * (registers + 2),) * more
+    return dataclasses.replace(tableau, rows=rows, pattern=pattern)
