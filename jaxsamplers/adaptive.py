@@ -110,13 +110,13 @@ def solve_sde(
     y = _scale(centre(x, process.origin), 1 / process.alpha(start))
     shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), y)
 
-    def drift(half_log_snr: Array, y: PyTree, _: Any) -> PyTree:
+    def drift(half_log_snr: Any, y: PyTree, _: Any) -> PyTree:
         t = process.time(half_log_snr)
         noisy = uncentre(_scale(y, process.alpha(t)), process.origin)
         m = centre(conform(model(noisy, t), noisy), process.origin)
         return jax.tree.map(lambda a, b: 2 * (b - a), y, m)
 
-    def diffusion(half_log_snr: Array, y: PyTree, _: Any) -> Any:
+    def diffusion(half_log_snr: Any, y: PyTree, _: Any) -> Any:
         return lineax.IdentityLinearOperator(shape) * (jnp.sqrt(2.0) * jnp.exp(-half_log_snr))
 
     area = diffrax.SpaceTimeLevyArea
@@ -219,7 +219,7 @@ def log_likelihood_hutchinson(
 
         def quadratic(v: PyTree) -> Array:
             products = jax.tree.map(lambda a, b: jnp.sum((a * b).reshape(a.shape[0], -1), axis=1), v, product(v))
-            return sum(jax.tree.leaves(products))
+            return jnp.sum(jnp.stack(jax.tree.leaves(products)), axis=0)
 
         return velocity, jnp.mean(jax.vmap(quadratic)(directions), axis=0)
 
@@ -262,7 +262,7 @@ def _likelihood(
 
 
 def _integrate(
-    field: Callable[[Array, PyTree], PyTree],
+    field: Callable[[Any, PyTree], PyTree],
     start: Array,
     end: Array,
     y: PyTree,

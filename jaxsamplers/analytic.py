@@ -22,6 +22,8 @@ from jaxsamplers.processes import Process, centre, expand, uncentre
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
 
+    Carry = tuple[Array, Array, Array]
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -44,7 +46,7 @@ class GaussianMixture:
     variances: Float[Array, "K D"]
     axes: Float[Array, "K D D"] | None
 
-    def __call__(self, x: Float[Array, "*batch D"], t: Array, **_: Array) -> Float[Array, "*batch D"]:
+    def __call__(self, x: Float[Array, "*batch D"], t: Array, **extra: Array) -> Float[Array, "*batch D"]:
         """``E[x0 | x_t = x]``; ``t`` is a scalar or has the batch shape."""
         alpha, total, deviation = self._at(x, t)
         posterior = jax.nn.softmax(self._log_joint(total, deviation), axis=-1)
@@ -139,7 +141,7 @@ class Empirical:
     log_weights: Float[Array, "chunks size"]
     bandwidth: Float[Array, ""]
 
-    def __call__(self, x: Float[Array, "batch ..."], t: Array, **_: Array) -> Float[Array, "batch ..."]:
+    def __call__(self, x: Float[Array, "batch ..."], t: Array, **extra: Array) -> Float[Array, "batch ..."]:
         """``E[x0 | x_t = x]``, one pass over the chunks with a running softmax; ``t`` is a scalar or ``[batch]``."""
         origin = self.process.origin
         flat = centre(x, origin).reshape(x.shape[0], -1)
@@ -147,7 +149,7 @@ class Empirical:
         kernel = self.bandwidth.astype(x.dtype) ** 2
         total = alpha**2 * kernel + sigma**2
 
-        def chunk(carry: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], None]:
+        def chunk(carry: Carry, part: tuple[Array, Array]) -> tuple[Carry, None]:
             top, mass, mean = carry
             points, log_weights = part
             points = _centre_points(points, origin, x).astype(x.dtype)
@@ -173,9 +175,7 @@ class Empirical:
         return points[index] + self.bandwidth * jax.random.normal(noise, (count, points.shape[1]), points.dtype)
 
 
-def empirical(
-    process: Process, data: Float[Array, "N ..."], bandwidth: float = 0.0, *, chunk: int = 4096
-) -> Empirical:
+def empirical(process: Process, data: Float[Array, "N ..."], bandwidth: float = 0.0, *, chunk: int = 4096) -> Empirical:
     """The exact denoiser of a data set, each point smoothed by ``N(0, bandwidth^2 I)``.
 
     With ``bandwidth = 0`` it reproduces the data; a positive one makes a density that can be sampled afresh.

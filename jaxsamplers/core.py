@@ -56,7 +56,7 @@ class Sampler(Protocol):
 
 def new_state(x: PyTree, memory: PyTree, key: Key[Array, ...] | None) -> SolverState:
     """A state at step 0; raw ``uint32`` keys are wrapped once, here."""
-    return SolverState(x, memory, as_key(key), jnp.zeros((), jnp.int32))
+    return SolverState(x, memory, None if key is None else as_key(key), jnp.zeros((), jnp.int32))
 
 
 @overload
@@ -112,7 +112,7 @@ def run(
     Raises:
         ValueError: a stochastic sampler without a key, or a model whose output does not look like ``x``.
     """
-    state = x if isinstance(x, SolverState) else sampler.init(x, as_key(key))
+    state = x if isinstance(x, SolverState) else sampler.init(x, key)
 
     def body(state: SolverState, row: PyTree) -> tuple[SolverState, Any]:
         state = sampler.step(state, row, model)
@@ -146,15 +146,13 @@ def take_rows(sampler: S, rows: slice) -> S:
     return dataclasses.replace(sampler, rows=jax.tree.map(lambda leaf: leaf[rows], sampler.rows))  # type: ignore[type-var]
 
 
-def as_key(key: Key[Array, ...] | None) -> Key[Array, ...] | None:
-    """A typed key from a typed or a raw one; ``None`` stays ``None``.
+def as_key(key: Key[Array, ...]) -> Key[Array, ...]:
+    """A typed key from a typed or a raw one.
 
     Raises:
         TypeError: something that is no PRNG key, an integer seed for instance.
     """
-    if key is None:
-        return None
-    if not isinstance(key, jax.Array) and not hasattr(key, "dtype"):
+    if not hasattr(key, "dtype"):
         raise TypeError(f"key must be a PRNG key such as jax.random.key({key!r}), got {type(key).__name__}")
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
@@ -177,6 +175,7 @@ def normal_like(key: Key[Array, ...], x: PyTree) -> PyTree:
 
 def step_key(state: SolverState, role: int) -> Key[Array, ...]:
     """The key of this row for one role, so that adding a feature never changes another's noise."""
+    assert state.key is not None, "samplers that draw noise refuse to start without a key"
     return _fold_in(_fold_in(state.key, state.step), role)
 
 

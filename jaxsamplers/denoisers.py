@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxsamplers import checks
@@ -126,9 +125,7 @@ def _as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
     return Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["variables"], meta_fields=["module", "keywords"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["variables"], meta_fields=["module", "keywords"])
 @dataclasses.dataclass(frozen=True)
 class Linen:
     """A Flax linen module with its variables, as a callable pytree."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
     Times = Float[Array, "..."]
 
+Class = TypeVar("Class")
 
-def _pytree(cls: type) -> Any:
+
+@dataclass_transform(frozen_default=True)
+def _pytree(cls: type[Class]) -> type[Class]:
+    """A frozen dataclass whose fields are all leaves or subtrees."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
@@ -64,19 +68,19 @@ class Process:
     t_max: float
     origin: PyTree = None
 
-    def alpha(self, t: Times) -> Times:
+    def alpha(self, t: Times | float) -> Times:
         """Signal level at ``t``, elementwise."""
         return self.law.alpha(_float(t))
 
-    def sigma(self, t: Times) -> Times:
+    def sigma(self, t: Times | float) -> Times:
         """Noise level at ``t``, elementwise."""
         return self.law.sigma(_float(t))
 
-    def half_log_snr(self, t: Times) -> Times:
+    def half_log_snr(self, t: Times | float) -> Times:
         """``log(alpha / sigma)`` at ``t``; +inf at the clean end, -inf where ``alpha`` is 0."""
         return self.law.half_log_snr(_float(t))
 
-    def time(self, half_log_snr: Times) -> Times:
+    def time(self, half_log_snr: Times | float) -> Times:
         """The time at which the half-log-SNR is this."""
         return self.law.time(_float(half_log_snr))
 
@@ -106,7 +110,7 @@ class Process:
     def velocity_coefficients(self, t: Times) -> tuple[Times, Times]:
         """``(d alpha / dt, d sigma / dt)``, elementwise."""
         t = _float(t)
-        slope = lambda f: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]  # noqa: E731
+        slope = lambda f: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
         return slope(self.law.alpha), slope(self.law.sigma)
 
 
@@ -184,7 +188,7 @@ def shifted(process: Process, origin: PyTree) -> Process:
     Mean-reverting SDEs (Luo et al. 2023, arXiv 2301.11699) and residual shifting (Yue et al. 2023,
     arXiv 2307.12348) have this form, with a degraded image as the origin. Every solver runs on it unchanged.
     """
-    return dataclasses.replace(process, origin=uncentre(origin, process.origin))
+    return Process(process.law, process.t_min, process.t_max, uncentre(origin, process.origin))
 
 
 def centre(x: PyTree, origin: PyTree) -> PyTree:
@@ -212,16 +216,21 @@ def _process(law: Law, t_min: float, t_max: float) -> Process:
     return Process(law, t_min, t_max)
 
 
-def _float(value: Times) -> Times:
+def _float(value: Times | float) -> Times:
     value = jnp.asarray(value)
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
 
 
+def same_structure(a: PyTree, b: PyTree) -> bool:
+    """Whether two pytrees have the same structure, whatever their leaves."""
+    return bool(jax.tree.structure(a) == jax.tree.structure(b))  # type: ignore[operator]
+
+
 def _like(origin: PyTree, x: PyTree) -> PyTree:
     """``origin`` with the dtypes of ``x``; an origin that is one array serves every leaf."""
-    if jax.tree.structure(origin) != jax.tree.structure(x):
+    if not same_structure(origin, x):
         origin = jax.tree.map(lambda _: origin, x)
-    return jax.tree.map(lambda o, leaf: jnp.asarray(o, leaf.dtype), origin, x)
+    return jax.tree.map(lambda o, leaf: jnp.asarray(o, jnp.result_type(leaf)), origin, x)
 
 
 class Clock(Protocol):
@@ -283,9 +292,13 @@ class Cosine:
     offset: float
 
     def log_alpha(self, t: Times) -> Times:
-        """``log cos(a + d) - log cos(a)`` as ``log1p`` of a small number: accurate near ``t = 0``."""
+        """``log cos(a + d) - log cos(a)``: by ``log1p`` near ``t = 0``, by the complementary angle near ``t = 1``."""
         first, growth = self._angles(t)
-        return jnp.log1p(-2 * jnp.sin(growth / 2) ** 2 - jnp.tan(first) * jnp.sin(growth))
+        early = t < 0.5
+        growth = jnp.where(early, growth, 0.0)
+        near_clean = jnp.log1p(-2 * jnp.sin(growth / 2) ** 2 - jnp.tan(first) * jnp.sin(growth))
+        _, complement = self._angles(jnp.where(early, 0.5, 1 - t))
+        return jnp.where(early, near_clean, jnp.log(jnp.sin(complement)) - jnp.log(jnp.cos(first)))
 
     def time(self, log_alpha: Times) -> Times:
         """Solves ``1 - cos(d) + tan(a) sin(d) = q`` for ``d`` by the half-angle substitution, ``q = 1 - alpha``."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxsamplers import checks
 from jaxsamplers.core import Model, SolverState, new_state, normal_like, step_key, take_rows
-from jaxsamplers.processes import Process, centre, uncentre
+from jaxsamplers.processes import Process, centre, same_structure, uncentre
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
@@ -52,9 +52,7 @@ class Rows:
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["rows", "origin"], meta_fields=["pattern"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["rows", "origin"], meta_fields=["pattern"])
 @dataclasses.dataclass(frozen=True)
 class Tableau:
     """A solver as a table; see the module's docstring.
@@ -192,8 +190,8 @@ def conform(output: PyTree, x: PyTree) -> PyTree:
     Raises:
         ValueError: it has another structure or other shapes than ``x``.
     """
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
-    if jax.tree.structure(output) != jax.tree.structure(x) or shapes(output) != shapes(x):
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    if not same_structure(output, x) or shapes(output) != shapes(x):
         raise ValueError(f"the model must return what looks like x: {shapes(x)}, but returned {shapes(output)}")
     return jax.tree.map(lambda m, leaf: jnp.asarray(m, leaf.dtype), output, x)
 

@@ -2,7 +2,7 @@
 
 With ``eps = (x - alpha m) / sigma`` the noise the denoiser implies, one step draws (eq. 12, for any Gaussian process)
 
-    x' = alpha' m + sqrt(sigma'^2 - s^2) eps + s z        s = eta sigma' sqrt(1 - q^2),  q = sigma' alpha / (sigma alpha')
+    x' = alpha' m + sqrt(sigma'^2 - s^2) eps + s z      s = eta sigma' sqrt(1 - q^2),  q = sigma' alpha / (sigma alpha')
 
 ``q = e^{-h}``; ``eta = 0`` is the exact solution for a constant estimate, ``eta = 1`` is DDPM.
 

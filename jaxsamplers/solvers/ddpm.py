@@ -1,7 +1,7 @@
 """DDPM: ancestral sampling from the Gaussian posterior ``q(x' | x, x0 = m)``.
 
-The forward kernel from ``t'`` up to ``t`` is ``x = a x' + b z`` with ``a = alpha / alpha'``, ``b^2 = sigma^2 - a^2 sigma'^2``;
-Bayes' rule with the prior ``x' | x0 ~ N(alpha' x0, sigma'^2)`` gives
+The forward kernel from ``t'`` up to ``t`` is ``x = a x' + b z`` with ``a = alpha / alpha'`` and
+``b^2 = sigma^2 - a^2 sigma'^2``; Bayes' rule with the prior ``x' | x0 ~ N(alpha' x0, sigma'^2)`` gives
 
     x' = (a sigma'^2 x + alpha' b^2 m) / sigma^2 + (sigma' b / sigma) z
 

@@ -4,14 +4,14 @@ In half-log-SNR ``l`` the probability flow is linear in ``x`` plus the denoiser 
 
     x' = keep x + alpha' int_0^h e^{-(h - s)} m(l + s) ds            gain = alpha' int_0^h e^{-(h - s)} ds
 
-Order ``k`` replaces ``m`` by a polynomial through the last ``k`` estimates ``m_0, m_1, ...`` taken at ``0, -h_1, -h_1 - h_2``:
+Order ``k`` replaces ``m`` by a polynomial through the last ``k`` estimates, taken at ``s = 0, -h_1, -h_1 - h_2``:
 
     order 1   m_0                                                              (DDIM)
     order 2   m_0 + (m_0 - m_1) h / (2 h_1)  held fixed: the midpoint rule     (algorithm 2, "2M")
     order 3   m_0 + d u + c u^2, u = s / h   integrated exactly through phi functions ("3M")
 
-Source: Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095), eq. 8 - 9 and algorithm 2. The authors' code (and every
-port of it) gives the ``u^2`` term of order 3 half its weight, which costs an order; ``variant="published"`` does so too.
+Source: Lu et al. 2022, DPM-Solver++ (arXiv 2211.01095), eq. 8 - 9 and algorithm 2. The authors' code, and every port of
+it, gives the ``u^2`` term of order 3 half its weight, which costs an order; ``variant="published"`` does so too.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def dpm_solver_pp(
             return [g.gain * (1 + ahead), -g.gain * ahead]
         linear = g.alpha_next * g.h * phi(2, -g.h)  # alpha' int e^{-(h-s)} u ds
         square = g.alpha_next * g.h * 2 * phi(3, -g.h) * curvature  # alpha' int e^{-(h-s)} u^2 ds
-        # divided differences: c = (d_0 - d_1) / (r_1 + r_2), d = d_0 + r_1 c, d_0 = (m_0 - m_1) / r_1, d_1 = (m_1 - m_2) / r_2
+        # d_0 = (m_0 - m_1) / r_1, d_1 = (m_1 - m_2) / r_2, c = (d_0 - d_1) / (r_1 + r_2), d = d_0 + r_1 c
         both = (linear * r_1 + square) / (r_1 + r_2)
         first, second = (linear + both) / r_1, both / r_2
         return [g.gain + first, -first - second, second]

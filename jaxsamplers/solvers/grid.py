@@ -84,15 +84,13 @@ def lag(values: PerStep, k: int, fill: float) -> PerStep:
     return jnp.concatenate([jnp.full_like(values[:k], fill), values[: values.shape[0] - k]])
 
 
-def select(
-    used: Int[Array, " n"], order: int, formula: Callable[[int, Array], Sequence[PerStep]]
-) -> list[PerStep]:
+def select(used: Int[Array, " n"], order: int, formula: Callable[[int, Array], Sequence[PerStep]]) -> list[PerStep]:
     """Per step, the ``order`` weights of the formula for the number of estimates that this step uses.
 
     ``formula(k, here)`` gives ``k`` weights for all steps; ``here`` says where they will be used, so that it can
     put harmless numbers elsewhere (a ``where`` around a NaN would make every gradient NaN).
     """
-    weights: list[PerStep] = [0.0] * order
+    weights: list[PerStep] = [jnp.zeros(())] * order
     for k in range(1, order + 1):
         here = used == k
         for j, weight in enumerate(formula(k, here)):

@@ -1,0 +1,88 @@
+"""The one table of all solvers that drives the property tests, and the problems they run on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsamplers as js
+
+PROCESSES = {
+    "vp_linear": js.processes.vp_linear(),
+    "vp_cosine": js.processes.vp_cosine(),
+    "edm": js.processes.edm(),
+    "rectified_flow": js.processes.rectified_flow(t_min=1e-3, t_max=0.999),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One solver with its options and what is known of it.
+
+    ``order``: of convergence to the probability flow on a half-log-SNR grid; ``calls(steps)``: network calls;
+    ``affine``: exact at every row when the denoiser is constant; ``stochastic``: draws noise.
+    """
+
+    name: str
+    solver: Callable[..., js.Tableau]
+    options: dict
+    order: float = 1.0
+    calls: Callable[[int], int] = lambda steps: steps
+    affine: bool = True
+    stochastic: bool = False
+
+    def __call__(self, process, times):
+        return self.solver(process, times, **self.options)
+
+
+def _case(name, order=1.0, *, options=None, label=None, **known):
+    return Case(label or name, js.solvers.registry[name], options or {}, order, **known)
+
+
+CASES = [
+    _case("ddim"),
+    _case("ddim", options={"eta": 0.5}, label="ddim-eta", stochastic=True),
+    _case("ddpm", stochastic=True),
+    _case("euler", affine=False),
+    _case("heun", 2.0, affine=False, calls=lambda steps: 2 * steps - 1),
+    _case(
+        "heun",
+        2.0,
+        options={"lower_order_final": False},
+        label="heun-full",
+        affine=False,
+        calls=lambda steps: 2 * steps,
+    ),
+    _case("dpm_solver_pp", options={"order": 1}, label="dpm_solver_pp-1"),
+    _case("dpm_solver_pp", 2.0, options={"order": 2}, label="dpm_solver_pp-2"),
+    _case("dpm_solver_pp", 3.0, options={"order": 3}, label="dpm_solver_pp-3"),
+    _case(
+        "dpm_solver_pp",
+        2.0,
+        options={"order": 3, "variant": "published", "lower_order_final": False},
+        label="dpm_solver_pp-3-published",
+    ),
+]
+DETERMINISTIC = [case for case in CASES if not case.stochastic]
+STOCHASTIC = [case for case in CASES if case.stochastic]
+
+
+def name_of(case: Case) -> str:
+    return case.name
+
+
+def mixture(process, dimensions=2, components=3, spread=0.3) -> js.analytic.GaussianMixture:
+    """A Gaussian mixture with full covariances, the same every time."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(components, dimensions))
+    roots = rng.normal(size=(components, dimensions, dimensions)) * spread
+    covariances = roots @ roots.transpose(0, 2, 1) + 0.05 * np.eye(dimensions)
+    return js.analytic.gaussian_mixture(process, means, covariances, np.arange(1, components + 1))
+
+
+def like(shape, dtype=jnp.float64):
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,0 +1,237 @@
+"""Properties of every solver, on the one table of ``cases.py``."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsamplers as js
+from jaxsamplers.solvers.grid import phi
+from tests.cases import CASES, DETERMINISTIC, PROCESSES, STOCHASTIC, like, mixture, name_of
+from tests.linear_gaussian import moments
+
+KEY = jax.random.key(2)
+
+
+@functools.cache
+def exact_problem(name):
+    """A mixture, starts and the exact solution, in float64."""
+    process = PROCESSES[name]
+    model = mixture(process)
+    x = process.prior(jax.random.key(0), like((8, 2)))
+    return process, model, x, js.adaptive.solve(process, model, x, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC, ids=name_of)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_order_of_convergence(case, name, x64):
+    """The slope of log error between 128 and 256 steps is the method's order, to 0.25."""
+    process, model, x, exact = exact_problem(name)
+    steps = (128, 256)
+    errors = []
+    for n in steps:
+        solve = jax.jit(lambda times: js.sample(case(process, times), model, x))
+        distance = jnp.linalg.norm(solve(js.schedules.half_log_snr(process, n)) - exact, axis=-1)
+        errors.append(float(jnp.mean(distance)))
+    assert errors[1] < 0.05
+    assert abs(np.log2(errors[0] / errors[1]) - case.order) < 0.25, errors
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_finite_in_float32_for_any_number_of_steps(case, name):
+    process = PROCESSES[name]
+    for steps in (1, 2, 3, 20, 1000):
+        sampler = jax.jit(lambda times: case(process, times))(js.schedules.half_log_snr(process, steps))
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(sampler))
+        assert len(sampler) == case.calls(steps)
+
+
+TO_CLEAN = {
+    "vp_linear": js.processes.vp_linear(),
+    "edm": js.processes.edm(),
+    "rectified_flow": js.processes.rectified_flow(),
+}
+
+
+@pytest.mark.parametrize(
+    ("process", "case"),
+    [
+        pytest.param(p, c, id=f"{p}-{c.name}")
+        for c in CASES
+        for p in TO_CLEAN
+        if c.name != "heun-full" and (c.affine or p != "vp_linear")
+    ],
+)
+def test_the_step_to_the_clean_end_returns_the_estimate(case, process):
+    """Exactly, for every solver that is exact when the denoiser is constant; and with finite gradients."""
+    process = TO_CLEAN[process]
+    times = js.schedules.cosine(process, 5, t_end=0.0)
+    x = process.prior(jax.random.key(0), (3, 2))
+    c = jnp.broadcast_to(jnp.array([1.0, -2.0]), x.shape)
+
+    def draw(times):
+        out = js.sample(case(process, times), lambda x, t: c, x, KEY)
+        return jnp.sum(out), out
+
+    (_, out), gradient = jax.jit(jax.value_and_grad(draw, has_aux=True))(times)
+    np.testing.assert_allclose(out, c, rtol=1e-6)
+    assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_float32_agrees_with_float64(case, name):
+    process = PROCESSES[name]
+    solve = jax.jit(lambda times, model, noise: js.sample(_quiet(case(process, times)), model, noise, KEY))
+    with jax.enable_x64(True):
+        noise = np.asarray(process.prior(jax.random.key(0), like((16, 2))))
+        times = js.schedules.half_log_snr(process, 20)
+        exact = np.asarray(solve(times, mixture(process), jnp.asarray(noise)))
+        times = np.asarray(times)
+    rough = solve(jnp.asarray(times, jnp.float32), mixture(process), jnp.asarray(noise, jnp.float32))
+    assert rough.dtype == jnp.float32
+    np.testing.assert_allclose(rough, exact, rtol=2e-3, atol=2e-3)
+
+
+def _quiet(sampler):
+    """Without its noise, which has other bits in another precision."""
+    return dataclasses.replace(sampler, rows=dataclasses.replace(sampler.rows, noise=0 * sampler.rows.noise))
+
+
+@pytest.mark.parametrize("case", STOCHASTIC, ids=name_of)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_stochastic_solvers_keep_the_marginals_of_a_point(case, name, x64):
+    """Data at one point: mean and variance are exact at every row."""
+    process = PROCESSES[name]
+    times = js.schedules.half_log_snr(process, 12)
+    start = float(process.alpha(times[0])) * 0.8, float(process.sigma(times[0])) ** 2
+    mean, variance = moments(process, case(process, times), 0.8, 0.0, *start)
+    np.testing.assert_allclose(mean, process.alpha(times[1:]) * 0.8, rtol=1e-9)
+    np.testing.assert_allclose(variance, process.sigma(times[1:]) ** 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", STOCHASTIC, ids=name_of)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_stochastic_solvers_converge_to_the_marginals_of_a_gaussian(case, name, x64):
+    """Data ``N(0.8, 0.5)``: the error of the final variance falls at least at first order (exact recursion)."""
+    process = PROCESSES[name]
+    errors = []
+    for n in (100, 200):
+        times = js.schedules.half_log_snr(process, n)
+        alpha, sigma = float(process.alpha(times[0])), float(process.sigma(times[0]))
+        sampler = case(process, times)
+        mean, variance = moments(process, sampler, 0.8, 0.5, alpha * 0.8, alpha**2 * 0.5 + sigma**2)
+        true = float(process.alpha(times[-1])) ** 2 * 0.5 + float(process.sigma(times[-1])) ** 2
+        errors.append(abs(variance[-1] - true))
+        np.testing.assert_allclose(mean[-1], 0.8, rtol=0.02)
+    assert errors[1] < 0.05
+    assert np.log2(errors[0] / errors[1]) > 0.85, errors
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_gradients_equal_finite_differences(case, x64):
+    """With respect to the sampler, the times, the network's parameters and the noise, in float64."""
+    process = js.processes.vp_linear()
+    times = js.schedules.half_log_snr(process, 5)
+    x = process.prior(jax.random.key(0), like((3, 2)))
+    weight = jnp.array([[0.6, -0.3], [0.2, 0.5]])
+
+    def loss(sampler, weight, x):
+        return jnp.sum(jnp.sin(js.sample(sampler, lambda x, t: jnp.tanh(x @ weight) * (1 - t / 2), x, KEY)))
+
+    def of_times(times):
+        return loss(case(process, times), weight, x)
+
+    def of_sampler(leaves):
+        return loss(jax.tree.unflatten(treedef, leaves), weight, x)
+
+    leaves, treedef = jax.tree.flatten(case(process, times))
+    sampler = case(process, times)
+    for function, argument in [
+        (of_times, times),
+        (of_sampler, leaves),
+        (lambda w: loss(sampler, w, x), weight),
+        (lambda y: loss(sampler, weight, y), x),
+    ]:
+        check_gradient(jax.jit(function), argument)
+
+
+def check_gradient(function, argument):
+    """The directional derivative along one random direction, by central differences."""
+    rng = np.random.default_rng(0)
+    direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)) * 1e-2, argument)
+    gradient = jax.grad(function)(argument)
+    expected = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+    moved = lambda step: function(jax.tree.map(lambda a, d: a + step * d, argument, direction))
+    finite = (moved(1e-4) - moved(-1e-4)) / 2e-4
+    assert abs(float(expected)) > 1e-8
+    np.testing.assert_allclose(expected, finite, rtol=1e-5)
+
+
+def test_equal_methods_are_equal(x64):
+    """Derived apart, the same by mathematics."""
+    for process in PROCESSES.values():
+        times = js.schedules.half_log_snr(process, 7)
+        same = lambda a, b: jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, rtol=1e-9), a.rows, b.rows)
+        same(js.solvers.ddim(process, times), js.solvers.dpm_solver_pp(process, times, order=1))
+        same(js.solvers.ddim(process, times, eta=1.0), js.solvers.ddpm(process, times))
+    for process in (js.processes.edm(), js.processes.rectified_flow()):
+        times = js.schedules.uniform(process, 7)
+        same(js.solvers.ddim(process, times), js.solvers.euler(process, times))
+
+
+def test_eta_may_differ_from_step_to_step():
+    process = js.processes.vp_linear()
+    times = js.schedules.uniform(process, 3)
+    mixed = js.solvers.ddim(process, times, eta=jnp.array([0.0, 1.0, 0.5])).rows.noise
+    np.testing.assert_allclose(mixed[1], js.solvers.ddpm(process, times).rows.noise[1], rtol=1e-5)
+    assert float(mixed[0, 0]) == 0
+
+
+@pytest.mark.parametrize("k", range(5))
+def test_phi_functions(k, x64):
+    """Against their defining integral by Gauss-Legendre quadrature, across the switch from series to recursion."""
+    from math import factorial
+
+    z = np.array([-12.0, -3.0, -1.0001, -0.9999, -0.1, -1e-6, 0.0, 1e-9, 0.5, 2.0])
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    u, w = (nodes + 1) / 2, weights / 2
+    if k == 0:
+        expected = np.exp(z)
+    else:
+        expected = (np.exp((1 - u) * z[:, None]) * u ** (k - 1) / factorial(k - 1)) @ w
+    np.testing.assert_allclose(phi(k, jnp.asarray(z)), expected, rtol=1e-11)
+    single = phi(k, jnp.asarray(z, jnp.float32))
+    np.testing.assert_allclose(single, expected, rtol=2e-5)
+
+
+VP = js.processes.vp_linear()
+TIMES = js.schedules.uniform(VP, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: js.solvers.ddim(VP, TIMES, eta=1.5), "eta must be at least 0 and at most 1, got 1.5"),
+        (lambda: js.solvers.ddim(VP, TIMES, eta=float("nan")), "eta must be at least 0"),
+        (lambda: js.solvers.dpm_solver_pp(VP, TIMES, order=4), "order must be from 1 to 3, got 4"),
+        (lambda: js.solvers.dpm_solver_pp(VP, TIMES, order=2.0), "order must be an integer, got 2.0"),
+        (lambda: js.solvers.dpm_solver_pp(VP, TIMES, variant="exakt"), "unknown variant 'exakt': did you mean exact"),
+        (
+            lambda: js.solvers.heun(VP, js.schedules.uniform(VP, 4, t_end=0.0), lower_order_final=False),
+            "use lower_order_final=True",
+        ),
+    ],
+)
+def test_bad_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_options_a_solver_does_not_have_are_refused():
+    with pytest.raises(TypeError, match="eta"):
+        js.solvers.heun(VP, TIMES, eta=0.5)
