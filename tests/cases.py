@@ -23,7 +23,7 @@ PROCESSES = {
 class Case:
     """One solver with its options and what is known of it.
 
-    ``order``: of convergence to the probability flow on a half-log-SNR grid; ``calls(steps)``: network calls;
+    ``order``: of convergence to the probability flow on a half-log-SNR grid, whose steps change slowly; ``calls(steps)``: network calls;
     ``affine``: exact at every row when the denoiser is constant; ``stochastic``: draws noise.
     """
 
@@ -59,13 +59,27 @@ CASES = [
     ),
     _case("dpm_solver_pp", options={"order": 1}, label="dpm_solver_pp-1"),
     _case("dpm_solver_pp", 2.0, options={"order": 2}, label="dpm_solver_pp-2"),
+    _case("dpm_solver_pp", 2.0, options={"order": 2, "variant": "exact"}, label="dpm_solver_pp-2-exact"),
     _case("dpm_solver_pp", 3.0, options={"order": 3}, label="dpm_solver_pp-3"),
     _case(
         "dpm_solver_pp",
         2.0,
-        options={"order": 3, "variant": "published", "lower_order_final": False},
+        options={"order": 3, "curvature": 0.5, "lower_order_final": False},
         label="dpm_solver_pp-3-published",
     ),
+    _case("sde_dpm_solver_pp", options={"order": 2}, label="sde_dpm_solver_pp-2", stochastic=True),
+    _case("sde_dpm_solver_pp", options={"order": 3, "eta": 0.5}, label="sde_dpm_solver_pp-3", stochastic=True),
+    _case("dpm_solver", 2.0, options={"order": 2}, label="dpm_solver-2"),
+    _case("dpm_solver", 3.0, options={"order": 3}, label="dpm_solver-3"),
+    _case("unipc", 2.0, options={"order": 1, "variant": "bh1"}, label="unipc-1-bh1"),
+    _case("unipc", 3.0, options={"order": 2}, label="unipc-2"),
+    _case("unipc", 3.0, options={"order": 2, "variant": "exact"}, label="unipc-2-exact"),
+    _case("unipc", 4.0, options={"order": 3}, label="unipc-3"),
+    _case("unipc", 3.0, options={"order": 2, "prediction": "epsilon", "variant": "bh1"}, label="unipc-2-epsilon"),
+    _case("deis", 2.0, options={"order": 1}, label="deis-1"),
+    _case("deis", 3.0, options={"order": 2, "variable": "rho"}, label="deis-2-rho"),
+    _case("lms", 4.0),
+    _case("ipndm", 2.0, options={"order": 3}, label="ipndm-3"),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -68,7 +69,7 @@ def test_samples_do_not_depend_on_batching(sizes):
     ends = np.cumsum([0, *sizes])
     parts = [
         js.sample(sampler, MIXTURE, NOISE[a:b], js.sample_keys(KEY, jnp.arange(a, b)))
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
+        for a, b in itertools.pairwise(ends)
     ]
     np.testing.assert_allclose(jnp.concatenate(parts), whole, rtol=1e-6, atol=1e-6)
 
@@ -120,7 +121,7 @@ def test_float64_sample_stays_float64(x64):
 
 
 def test_import_loads_jax_and_numpy_only():
-    """Measured in a fresh interpreter: no module beyond what ``import jax`` loads, except ours and the standard library."""
+    """In a fresh interpreter: nothing beyond what ``import jax`` loads, except ours and the standard library."""
     program = (
         "import sys, jax, jax.numpy, jax.tree_util, jax.flatten_util\n"
         "before = {name.partition('.')[0] for name in sys.modules}\n"

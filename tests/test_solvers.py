@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from math import factorial
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +29,16 @@ def exact_problem(name):
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=name_of)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_order_of_convergence(case, name, x64):
-    """The slope of log error between 128 and 256 steps is the method's order, to 0.25."""
+    """The slope of log error is the method's order, to 0.25; to 0.6 for order 4, whose first steps are of lower order."""
     process, model, x, exact = exact_problem(name)
-    steps = (128, 256)
+    steps = (128, 256) if case.order < 4 else (64, 128)
     errors = []
     for n in steps:
         solve = jax.jit(lambda times: js.sample(case(process, times), model, x))
         distance = jnp.linalg.norm(solve(js.schedules.half_log_snr(process, n)) - exact, axis=-1)
         errors.append(float(jnp.mean(distance)))
     assert errors[1] < 0.05
-    assert abs(np.log2(errors[0] / errors[1]) - case.order) < 0.25, errors
+    assert abs(np.log2(errors[0] / errors[1]) - case.order) < (0.25 if case.order < 4 else 0.6), errors
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
@@ -140,36 +141,26 @@ def test_gradients_equal_finite_differences(case, x64):
     x = process.prior(jax.random.key(0), like((3, 2)))
     weight = jnp.array([[0.6, -0.3], [0.2, 0.5]])
 
-    def loss(sampler, weight, x):
+    changes = jax.tree.map(jnp.zeros_like, case(process, times))
+
+    @jax.jit
+    def loss(arguments):
+        times, changes, weight, x = arguments
+        sampler = jax.tree.map(jnp.add, case(process, times), changes)
         return jnp.sum(jnp.sin(js.sample(sampler, lambda x, t: jnp.tanh(x @ weight) * (1 - t / 2), x, KEY)))
 
-    def of_times(times):
-        return loss(case(process, times), weight, x)
-
-    def of_sampler(leaves):
-        return loss(jax.tree.unflatten(treedef, leaves), weight, x)
-
-    leaves, treedef = jax.tree.flatten(case(process, times))
-    sampler = case(process, times)
-    for function, argument in [
-        (of_times, times),
-        (of_sampler, leaves),
-        (lambda w: loss(sampler, w, x), weight),
-        (lambda y: loss(sampler, weight, y), x),
-    ]:
-        check_gradient(jax.jit(function), argument)
-
-
-def check_gradient(function, argument):
-    """The directional derivative along one random direction, by central differences."""
+    arguments = (times, changes, weight, x)
+    gradients = jax.jit(jax.grad(loss))(arguments)
     rng = np.random.default_rng(0)
-    direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)) * 1e-2, argument)
-    gradient = jax.grad(function)(argument)
-    expected = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-    moved = lambda step: function(jax.tree.map(lambda a, d: a + step * d, argument, direction))
-    finite = (moved(1e-4) - moved(-1e-4)) / 2e-4
-    assert abs(float(expected)) > 1e-8
-    np.testing.assert_allclose(expected, finite, rtol=1e-5)
+    for which in range(4):
+        direction = [
+            jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)) * 1e-2 * (i == which), argument)  # noqa: B023
+            for i, argument in enumerate(arguments)
+        ]
+        along = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True))
+        moved = lambda step, d=tuple(direction): loss(jax.tree.map(lambda a, b: a + step * b, arguments, d))
+        assert abs(float(along)) > 1e-8
+        np.testing.assert_allclose(along, (moved(1e-4) - moved(-1e-4)) / 2e-4, rtol=1e-5)
 
 
 def test_equal_methods_are_equal(x64):
@@ -195,15 +186,11 @@ def test_eta_may_differ_from_step_to_step():
 @pytest.mark.parametrize("k", range(5))
 def test_phi_functions(k, x64):
     """Against their defining integral by Gauss-Legendre quadrature, across the switch from series to recursion."""
-    from math import factorial
-
     z = np.array([-12.0, -3.0, -1.0001, -0.9999, -0.1, -1e-6, 0.0, 1e-9, 0.5, 2.0])
     nodes, weights = np.polynomial.legendre.leggauss(60)
     u, w = (nodes + 1) / 2, weights / 2
-    if k == 0:
-        expected = np.exp(z)
-    else:
-        expected = (np.exp((1 - u) * z[:, None]) * u ** (k - 1) / factorial(k - 1)) @ w
+    integrand = lambda: np.exp((1 - u) * z[:, None]) * u ** (k - 1) / factorial(k - 1)
+    expected = np.exp(z) if k == 0 else integrand() @ w
     np.testing.assert_allclose(phi(k, jnp.asarray(z)), expected, rtol=1e-11)
     single = phi(k, jnp.asarray(z, jnp.float32))
     np.testing.assert_allclose(single, expected, rtol=2e-5)

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 from jaxsamplers.solvers.ddim import ddim
 from jaxsamplers.solvers.ddpm import ddpm
-from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp
+from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
+from jaxsamplers.solvers.dpm_solver import dpm_solver
+from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
 from jaxsamplers.solvers.runge_kutta import euler, heun
+from jaxsamplers.solvers.unipc import unipc
 from jaxsamplers.tableau import Tableau
 
 registry: dict[str, Callable[..., Tableau]] = {
@@ -15,7 +18,28 @@ registry: dict[str, Callable[..., Tableau]] = {
     "ddpm": ddpm,
     "euler": euler,
     "heun": heun,
+    "dpm_solver": dpm_solver,
     "dpm_solver_pp": dpm_solver_pp,
+    "sde_dpm_solver_pp": sde_dpm_solver_pp,
+    "unipc": unipc,
+    "deis": deis,
+    "lms": lms,
+    "ipndm": ipndm,
+    "ipndm_v": ipndm_v,
 }
 
-__all__ = ["ddim", "ddpm", "dpm_solver_pp", "euler", "heun", "registry"]
+__all__ = [
+    "ddim",
+    "ddpm",
+    "deis",
+    "dpm_solver",
+    "dpm_solver_pp",
+    "euler",
+    "heun",
+    "ipndm",
+    "ipndm_v",
+    "lms",
+    "registry",
+    "sde_dpm_solver_pp",
+    "unipc",
+]

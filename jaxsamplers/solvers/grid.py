@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxsamplers import checks
 from jaxsamplers.schedules import validate
+from jaxsamplers.tableau import Entry, Tableau, table
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -62,6 +63,11 @@ class Steps(NamedTuple):
         """False for a step from pure noise or to the clean end."""
         return jnp.isfinite(self.half_log_snr_next) & jnp.isfinite(self.half_log_snr)
 
+    def needs_signal(self, solver: str) -> None:
+        """Raise ``ValueError`` if the first time is known to be pure noise."""
+        if checks.is_zero(self.alpha[0]):
+            raise ValueError(f"{solver} predicts noise and needs signal at its first time, but alpha is 0 there")
+
     def orders(self, order: int, lower_order_final: bool) -> Int[Array, " n"]:
         """How many estimates each step may use: growing from 1, and falling to 1 again if asked.
 
@@ -85,16 +91,17 @@ def lag(values: PerStep, k: int, fill: float) -> PerStep:
 
 
 def select(used: Int[Array, " n"], order: int, formula: Callable[[int, Array], Sequence[PerStep]]) -> list[PerStep]:
-    """Per step, the ``order`` weights of the formula for the number of estimates that this step uses.
+    """Per step, the weights of the formula for the number of estimates that this step uses; 0 beyond them.
 
-    ``formula(k, here)`` gives ``k`` weights for all steps; ``here`` says where they will be used, so that it can
+    ``formula(k, here)`` gives its weights for all steps; ``here`` says where they will be used, so that it can
     put harmless numbers elsewhere (a ``where`` around a NaN would make every gradient NaN).
     """
-    weights: list[PerStep] = [jnp.zeros(())] * order
+    weights: list[PerStep] = []
     for k in range(1, order + 1):
         here = used == k
-        for j, weight in enumerate(formula(k, here)):
-            weights[j] = jnp.where(here, weight, weights[j])
+        new = formula(k, here)
+        weights += [jnp.zeros_like(new[0])] * (len(new) - len(weights))
+        weights = [jnp.where(here, a, b) for a, b in zip([*new, *weights[len(new) :]], weights, strict=True)]
     return weights
 
 
@@ -113,3 +120,54 @@ def phi(k: int, z: Float[Array, "..."]) -> Float[Array, "..."]:
     for j in range(k):
         recursion = (recursion - 1 / math.factorial(j)) / far
     return jnp.where(small, series, recursion)
+
+
+def lagrange(nodes: Sequence[PerStep]) -> list[list[PerStep]]:
+    """Monomial coefficients ``[j][p]`` of the polynomials that are 1 at node ``j`` and 0 at the others."""
+    polynomials = []
+    for j, node in enumerate(nodes):
+        coefficients = [jnp.ones_like(node)]
+        for other in (*nodes[:j], *nodes[j + 1 :]):
+            shifted = [jnp.zeros_like(node), *coefficients]  # u times the polynomial so far
+            scaled = [*[-other * c for c in coefficients], jnp.zeros_like(node)]
+            coefficients = [(a + b) / (node - other) for a, b in zip(shifted, scaled, strict=True)]
+        polynomials.append(coefficients)
+    return polynomials
+
+
+def interpolate(nodes: Sequence[PerStep], moments: Sequence[PerStep]) -> list[PerStep]:
+    """Weights of the values at ``nodes`` in the integral of their polynomial; ``moments`` are those of ``u^p``."""
+    return [
+        sum((c * moment for c, moment in zip(polynomial, moments, strict=False)), start=jnp.zeros_like(nodes[0]))
+        for polynomial in lagrange(nodes)
+    ]
+
+
+def past(h: PerStep, order: int, here: Array) -> list[PerStep]:
+    """Nodes ``0, -h_1, -h_1 - h_2, ...`` of the last ``order`` estimates, in units of the step ``h``."""
+    distance, nodes = jnp.zeros_like(h), [jnp.zeros_like(h)]
+    for k in range(1, order):
+        distance = distance - jnp.where(here, lag(h, k, 1.0), 1.0)
+        nodes.append(distance / h)
+    return nodes
+
+
+def multistep(
+    process: Process, g: Steps, x: PerStep, estimates: Sequence[PerStep], prediction: str, noise: PerStep | None = None
+) -> Tableau:
+    """The table of ``x' = x_weight x + sum_j weight_j v_j + noise z``, which remembers its last values ``v``.
+
+    ``v_0`` is the newest. ``prediction`` tells what they are: estimates ``m`` or noises ``(x - alpha m) / sigma``.
+    """
+    newest, *older = estimates
+    count = len(older)
+    first: list[Entry]
+    value: list[Entry]
+    if prediction == "x0":
+        first, value = [x, *older, newest], [0] * (count + 1) + [1]
+    else:
+        first = [x + newest / g.sigma, *older, -newest * g.alpha / g.sigma]
+        value = [1 / g.sigma, *[0] * count, -g.alpha / g.sigma]
+    shift = [[0] * j + [1] + [0] * (count + 1 - j) for j in range(1, count)]
+    draws = None if noise is None else [noise, *[0] * count]
+    return table(process, g.t, [first, *([value] if older else []), *shift], draws)
