@@ -24,7 +24,8 @@ class Case:
     """One solver with its options and what is known of it.
 
     ``order``: of convergence to the probability flow on a half-log-SNR grid, whose steps change slowly; ``calls(steps)``: network calls;
-    ``affine``: exact at every row when the denoiser is constant; ``stochastic``: draws noise.
+    ``affine``: exact at every row when the denoiser is constant; ``from_noise``: may start where there is no signal;
+    ``stochastic``: draws noise.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case:
     order: float = 1.0
     calls: Callable[[int], int] = lambda steps: steps
     affine: bool = True
+    from_noise: bool = True
     stochastic: bool = False
 
     def __call__(self, process, times):
@@ -69,17 +71,23 @@ CASES = [
     ),
     _case("sde_dpm_solver_pp", options={"order": 2}, label="sde_dpm_solver_pp-2", stochastic=True),
     _case("sde_dpm_solver_pp", options={"order": 3, "eta": 0.5}, label="sde_dpm_solver_pp-3", stochastic=True),
-    _case("dpm_solver", 2.0, options={"order": 2}, label="dpm_solver-2"),
-    _case("dpm_solver", 3.0, options={"order": 3}, label="dpm_solver-3"),
+    _case("dpm_solver", 2.0, options={"order": 2}, label="dpm_solver-2", from_noise=False),
+    _case("dpm_solver", 3.0, options={"order": 3}, label="dpm_solver-3", from_noise=False),
     _case("unipc", 2.0, options={"order": 1, "variant": "bh1"}, label="unipc-1-bh1"),
     _case("unipc", 3.0, options={"order": 2}, label="unipc-2"),
     _case("unipc", 3.0, options={"order": 2, "variant": "exact"}, label="unipc-2-exact"),
     _case("unipc", 4.0, options={"order": 3}, label="unipc-3"),
-    _case("unipc", 3.0, options={"order": 2, "prediction": "epsilon", "variant": "bh1"}, label="unipc-2-epsilon"),
-    _case("deis", 2.0, options={"order": 1}, label="deis-1"),
-    _case("deis", 3.0, options={"order": 2, "variable": "rho"}, label="deis-2-rho"),
-    _case("lms", 4.0),
-    _case("ipndm", 2.0, options={"order": 3}, label="ipndm-3"),
+    _case(
+        "unipc",
+        3.0,
+        options={"order": 2, "prediction": "epsilon", "variant": "bh1"},
+        label="unipc-2-epsilon",
+        from_noise=False,
+    ),
+    _case("deis", 2.0, options={"order": 1}, label="deis-1", from_noise=False),
+    _case("deis", 3.0, options={"order": 2, "variable": "rho"}, label="deis-2-rho", from_noise=False),
+    _case("lms", 4.0, from_noise=False),
+    _case("ipndm", 2.0, options={"order": 3}, label="ipndm-3", from_noise=False),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

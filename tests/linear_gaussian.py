@@ -12,11 +12,12 @@ import numpy as np
 def moments(process, tableau, mean, variance, start_mean, start_variance):
     """Mean and variance of the sample after every row, from a Gaussian start; float64 NumPy arrays ``[n]``."""
     rows, count = tableau.rows, tableau.registers
+    alphas, sigmas = np.asarray(process.alpha(rows.time)), np.asarray(process.sigma(rows.time))
     m, cov = np.zeros(count), np.zeros((count, count))
     m[0], cov[0, 0] = start_mean, start_variance
     means, variances = [], []
-    for time, weights, noise in zip(rows.time, np.asarray(rows.weights), np.asarray(rows.noise), strict=True):
-        alpha, sigma = float(process.alpha(time)), float(process.sigma(time))
+    levels = zip(alphas, sigmas, np.asarray(rows.weights), np.asarray(rows.noise), strict=True)
+    for alpha, sigma, weights, noise in levels:
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
         step = weights[:, :count].copy()
         step[:, 0] += weights[:, count] * gain

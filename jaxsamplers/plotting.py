@@ -1,0 +1,180 @@
+"""Pictures of small images and of curves, written straight to files.
+
+matplotlib is imported when a function is called, and without its global state: no window, no current figure, no backend
+to be chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxsamplers import checks
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+INCH_PER_IMAGE = 0.6
+GAP = 1  # pixels between images
+
+
+def sheet(images: Float[Array, "n h w 1"], path: str | Path, columns: int = 8, title: str | None = None) -> None:
+    """A sheet of images, row by row.
+
+    Args:
+        images: ``[n, height, width, 1]`` in [-1, 1], black to white; values outside are shown as the nearest end.
+        path: the file to write; its ending says which format (png, pdf, svg).
+        columns: images in a row.
+        title: above the sheet.
+
+    Raises:
+        ValueError: images of another shape, none at all, or not finite.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    shown = _images(images)
+    columns = min(checks.integer("columns", columns, low=1), len(shown))
+    _save([shown[i : i + columns] for i in range(0, len(shown), columns)], path, title=title)
+
+
+def trajectory(
+    images: Float[Array, "n h w 1"], times: Float[Array, " n"], path: str | Path, title: str | None = None
+) -> None:
+    """One image on its way from noise to data, the time under every frame.
+
+    Args:
+        images: ``[steps + 1, height, width, 1]``, shown between -1 and 1.
+        times: the ``steps + 1`` times they belong to.
+        path: the file to write.
+        title: above the row.
+
+    Raises:
+        ValueError: as many times as images are wanted; images of another shape, or not finite.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    shown, marks = _images(images), np.asarray(times)
+    if marks.shape != (len(shown),):
+        raise ValueError(f"there must be one time an image: {len(shown)} images, times of shape {marks.shape}")
+    _save([shown], path, labels=[f"{t:.2g}" for t in marks], title=title)
+
+
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    path: str | Path,
+    *,
+    label: str = "step",
+    logarithmic: bool = True,
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Curves over a common axis, one panel below the other because their units differ.
+
+    Args:
+        x: the common axis.
+        lines: name to values, one panel each.
+        path: the file to write.
+        label: name of the common axis.
+        logarithmic: whether values are on a logarithmic axis (those that are not positive then leave a gap).
+        levels: name to a value worth comparing with, drawn as a dashed line in the panel of that name.
+
+    Raises:
+        ValueError: nothing to draw, or a line of another length than ``x``.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not lines:
+        raise ValueError("there is no curve to draw")
+    for name, values in lines.items():
+        if len(values) != len(x):
+            raise ValueError(f"the curve {name!r} has {len(values)} values for {len(x)} points")
+    figure = _figure(7.0, 2.4 * len(lines))
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (name, values) in zip(panels, lines.items(), strict=True):
+        known = np.asarray(values, float)
+        panel.plot(x, np.where(known > 0, known, np.nan) if logarithmic else known, marker=".", markersize=3)
+        if logarithmic and (known > 0).any():
+            panel.set_yscale("log")
+        if levels and name in levels:
+            panel.axhline(levels[name], color="grey", linestyle="--", linewidth=1)
+        panel.set_ylabel(name)
+        panel.grid(alpha=0.3)
+    panels[-1].set_xlabel(label)
+    figure.savefig(path, dpi=120)
+
+
+def _images(images: Float[Array, "n h w 1"]) -> np.ndarray:
+    known = np.asarray(images, np.float32)
+    if known.ndim != 4 or known.shape[-1] != 1 or not len(known):
+        raise ValueError(f"images must have shape [n, height, width, 1] with n > 0, got {known.shape}")
+    if not np.isfinite(known).all():
+        raise ValueError("images must be finite, but some hold NaN or infinity")
+    return known[..., 0]
+
+
+def _save(
+    rows: Sequence[np.ndarray], path: str | Path, *, labels: Sequence[str] = (), title: str | None = None
+) -> None:
+    """One mosaic in one set of axes: drawing a hundred of them would take seconds."""
+    height, width = rows[0].shape[1:]
+    columns = len(rows[0])
+    mosaic = np.full((len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP), np.nan, np.float32)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (height + GAP), j * (width + GAP)
+            mosaic[top : top + height, left : left + width] = image
+    inch = INCH_PER_IMAGE / (width + GAP)
+    head, foot = 0.35 if title else 0.05, 0.25 if labels else 0.05
+    wide, high = mosaic.shape[1] * inch + 0.1, mosaic.shape[0] * inch + head + foot
+    figure = _figure(wide, high)
+    axes = figure.add_axes((0.05 / wide, foot / high, 1 - 0.1 / wide, 1 - (head + foot) / high))
+    axes.set_axis_off()
+    axes.imshow(mosaic, cmap="gray", vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+    for j, label in enumerate(labels):
+        axes.text(j * (width + GAP) + width / 2 - 0.5, mosaic.shape[0], label, ha="center", va="top", fontsize=7)
+    if title:
+        figure.text(0.5, 1 - 0.1 / high, title, ha="center", va="top", fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def errors(results: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, title: str | None = None) -> None:
+    """Error against network calls, both logarithmic; the best solver at the largest budget is named first.
+
+    Args:
+        results: name to ``(calls, error)`` points.
+        path: the file to write.
+        title: above the axes.
+
+    Raises:
+        ValueError: nothing to draw.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if not results:
+        raise ValueError("there is nothing to draw: no solver gave a result")
+    import matplotlib as mpl
+
+    figure = _figure(9.0, max(5.0, 0.24 * len(results)))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    best_first = sorted(results, key=lambda name: results[name][-1][1])
+    colours = mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(results)))
+    for i, (name, colour) in enumerate(zip(best_first, colours, strict=True)):
+        calls, error = zip(*results[name], strict=True)
+        axes.loglog(calls, error, color=colour, label=name, marker="os^Dv"[i % 5], markersize=4, linewidth=1.4)
+    ticks = sorted({calls for points in results.values() for calls, _ in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("network calls")
+    axes.set_ylabel("median distance to the exact solution")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    if title:
+        axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=120)
