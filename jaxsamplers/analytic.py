@@ -20,6 +20,7 @@ from jaxsamplers import checks
 from jaxsamplers.processes import Process, centre, expand, uncentre
 
 if TYPE_CHECKING:
+    from jax.typing import ArrayLike
     from jaxtyping import Array, Float, Int, Key
 
     Carry = tuple[Array, Array, Array]
@@ -91,9 +92,9 @@ class GaussianMixture:
 
 def gaussian_mixture(
     process: Process,
-    means: Float[Array, "K D"],
-    covariances: Float[Array, "K D D"] | Float[Array, "K D"] | float,
-    weights: Float[Array, " K"] | None = None,
+    means: Float[ArrayLike, "K D"],
+    covariances: Float[ArrayLike, "K D D"] | Float[ArrayLike, "K D"] | float,
+    weights: Float[ArrayLike, " K"] | None = None,
 ) -> GaussianMixture:
     """The exact denoiser of a Gaussian mixture.
 
@@ -175,7 +176,7 @@ class Empirical:
         return points[index] + self.bandwidth * jax.random.normal(noise, (count, points.shape[1]), points.dtype)
 
 
-def empirical(process: Process, data: Float[Array, "N ..."], bandwidth: float = 0.0, *, chunk: int = 4096) -> Empirical:
+def empirical(process: Process, data: Float[ArrayLike, "N ..."], bandwidth: float = 0.0, *, chunk: int = 4096) -> Empirical:
     """The exact denoiser of a data set, each point smoothed by ``N(0, bandwidth^2 I)``.
 
     With ``bandwidth = 0`` it reproduces the data; a positive one makes a density that can be sampled afresh.

@@ -6,7 +6,7 @@ to be chosen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ def curves(
     path: str | Path,
     *,
     label: str = "step",
-    logarithmic: bool = True,
+    logarithmic: Collection[str] = (),
     levels: Mapping[str, float] | None = None,
 ) -> None:
     """Curves over a common axis, one panel below the other because their units differ.
@@ -76,7 +76,7 @@ def curves(
         lines: name to values, one panel each.
         path: the file to write.
         label: name of the common axis.
-        logarithmic: whether values are on a logarithmic axis (those that are not positive then leave a gap).
+        logarithmic: the names of lines to show on a logarithmic axis; values that are not positive leave a gap there.
         levels: name to a value worth comparing with, drawn as a dashed line in the panel of that name.
 
     Raises:
@@ -93,9 +93,10 @@ def curves(
     panels = figure.subplots(len(lines), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (name, values) in zip(panels, lines.items(), strict=True):
         known = np.asarray(values, float)
-        panel.plot(x, np.where(known > 0, known, np.nan) if logarithmic else known, marker=".", markersize=3)
-        if logarithmic and (known > 0).any():
+        if name in logarithmic and (known > 0).any():
             panel.set_yscale("log")
+            known = np.where(known > 0, known, np.nan)
+        panel.plot(x, known, marker=".", markersize=3)
         if levels and name in levels:
             panel.axhline(levels[name], color="grey", linestyle="--", linewidth=1)
         panel.set_ylabel(name)

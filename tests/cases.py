@@ -23,7 +23,7 @@ PROCESSES = {
 class Case:
     """One solver with its options and what is known of it.
 
-    ``order``: of convergence to the probability flow on a half-log-SNR grid, whose steps change slowly; ``calls(steps)``: network calls;
+    ``order``: of convergence to the probability flow on a half-log-SNR grid; ``calls(steps)``: network calls;
     ``affine``: exact at every row when the denoiser is constant; ``from_noise``: may start where there is no signal;
     ``stochastic``: draws noise.
     """

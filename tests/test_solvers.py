@@ -33,7 +33,7 @@ def exact_problem(name):
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=name_of)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_order_of_convergence(case, name, x64):
-    """The slope of log error is the method's order, to 0.25; to 0.6 for order 4, whose first steps are of lower order."""
+    """The slope of log error is the method's order, to 0.25; to 0.6 for order 4, whose first steps are lower."""
     process, model, x, exact = exact_problem(name)
     steps = (128, 256) if case.order < 4 else (64, 128)
     errors = []
