@@ -176,7 +176,9 @@ class Empirical:
         return points[index] + self.bandwidth * jax.random.normal(noise, (count, points.shape[1]), points.dtype)
 
 
-def empirical(process: Process, data: Float[ArrayLike, "N ..."], bandwidth: float = 0.0, *, chunk: int = 4096) -> Empirical:
+def empirical(
+    process: Process, data: Float[ArrayLike, "N ..."], bandwidth: float = 0.0, *, chunk: int = 4096
+) -> Empirical:
     """The exact denoiser of a data set, each point smoothed by ``N(0, bandwidth^2 I)``.
 
     With ``bandwidth = 0`` it reproduces the data; a positive one makes a density that can be sampled afresh.

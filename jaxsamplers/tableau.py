@@ -29,8 +29,9 @@ from jaxsamplers.processes import Process, centre, same_structure, uncentre
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
 
-Pattern = tuple[tuple[bool, ...], ...]
-Entry = Any  # a structural zero (the integer 0), a number, or an array [n, ...]
+Pattern = tuple[tuple[int, ...], ...]
+Entry = Any  # the integer 0 or 1 (structural: never computed, never multiplied), a number, or an array [n, ...]
+ABSENT, COPIED, WEIGHTED = 0, 1, 2  # what a pattern says of an entry
 
 
 @jax.tree_util.register_dataclass
@@ -59,8 +60,8 @@ class Tableau:
 
     Attributes:
         rows: the numbers.
-        pattern: ``[R][R + 2]`` flags: which registers, whether the estimate (column R) and whether noise
-            (column R + 1) can enter each register.
+        pattern: ``[R][R + 2]`` flags: how each register, the estimate (column R) and noise (column R + 1) enter each
+            register: not at all, as they are (their weight, 1, is not read), or with their weight.
         origin: the process's origin, subtracted from everything the table mixes; ``None`` for 0.
     """
 
@@ -100,12 +101,15 @@ class Tableau:
             sources = (*sources, normal_like(step_key(state, role=0), state.x))
         columns = self.registers + 1
 
+        def weight(i: int, j: int) -> Array:
+            return row.weights[i, j] if j < columns else row.noise[i]
+
         def register(i: int) -> PyTree:
             used = [j for j, enters in enumerate(self.pattern[i]) if enters]
-            factors = [row.weights[i, j] if j < columns else row.noise[i] for j in used]
+            factors = [None if self.pattern[i][j] == COPIED else weight(i, j) for j in used]
 
             def mix(like: Array, *values: Array) -> Array:
-                terms = [f.astype(like.dtype) * v for f, v in zip(factors, values, strict=True)]
+                terms = [v if f is None else f.astype(like.dtype) * v for f, v in zip(factors, values, strict=True)]
                 return functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
 
             return jax.tree.map(mix, state.x, *[sources[j] for j in used])
@@ -126,8 +130,8 @@ def table(
     Args:
         process: its origin is where the table's coordinates are centred.
         time: what the network is shown, row by row.
-        weights: ``R`` lists of ``R + 1`` entries, each an array over rows or a number. The integer ``0`` is a
-            structural zero: it is never computed.
+        weights: ``R`` lists of ``R + 1`` entries, each an array over rows or a number. The integers
+            ``0`` and ``1`` are structural: nothing is computed, or a register or the estimate is taken as it is.
         noise: ``R`` entries; omitted for a deterministic solver.
         extra: per-row keyword arguments of the model.
     """
@@ -136,7 +140,7 @@ def table(
     full = [[*row, z] for row, z in zip(weights, noise, strict=True)]
     if any(len(row) != len(weights) + 2 for row in full):
         raise ValueError(f"{len(weights)} registers need rows of {len(weights) + 1} weights")
-    pattern = tuple(tuple(not _structural_zero(entry) for entry in row) for row in full)
+    pattern = tuple(tuple(_kind(entry) for entry in row) for row in full)
     values = jnp.stack([jnp.stack(row, axis=1) for row in _share_trailing(full, time)], axis=1)
     rows = Rows(time, values[:, :, :-1], values[:, :, -1], dict(extra or {}))
     return Tableau(rows, pattern, process.origin)
@@ -163,8 +167,9 @@ def align(*tables: Tableau) -> tuple[Tableau, ...]:
     """The same tables with one common pattern, so that a program compiled for one runs them all."""
     count = max(t.registers for t in tables)
     tables = tuple(_grow(t, count) for t in tables)
-    union = np.any([t.pattern for t in tables], axis=0)
-    pattern = tuple(tuple(bool(flag) for flag in row) for row in union)
+    kinds = np.array([t.pattern for t in tables])
+    union = np.where((kinds == kinds[0]).all(axis=0), kinds[0], WEIGHTED)
+    pattern = tuple(tuple(int(kind) for kind in row) for row in union)
     return tuple(dataclasses.replace(t, pattern=pattern) for t in tables)
 
 
@@ -180,8 +185,8 @@ def pad(tableau: Tableau, registers: int, *, stochastic: bool = True) -> Tableau
     checks.integer("registers", registers, low=tableau.registers)
     if tableau.stochastic and not stochastic:
         raise ValueError("a table that draws noise cannot be padded with stochastic=False")
-    noisy = tuple([True] * (registers + 1) + [stochastic])
-    return dataclasses.replace(_grow(tableau, registers), pattern=(noisy,) * registers)
+    dense = tuple([WEIGHTED] * (registers + 1) + [WEIGHTED if stochastic else ABSENT])
+    return dataclasses.replace(_grow(tableau, registers), pattern=(dense,) * registers)
 
 
 def conform(output: PyTree, x: PyTree) -> PyTree:
@@ -203,8 +208,8 @@ def _state_dtype(leaf: Any) -> Array:
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
-def _structural_zero(entry: Entry) -> bool:
-    return isinstance(entry, int) and entry == 0
+def _kind(entry: Entry) -> int:
+    return entry if isinstance(entry, int) and entry in (ABSENT, COPIED) else WEIGHTED
 
 
 def _share_trailing(rows: list[list[Entry]], time: Array) -> list[list[Entry]]:
@@ -234,7 +239,7 @@ def _grow(tableau: Tableau, registers: int) -> Tableau:
         weights=jnp.concatenate([from_registers, from_estimate], axis=2),
         noise=jnp.pad(noise, [(0, 0), (0, more), *rest]),
     )
-    absent = (False,) * more
+    absent = (ABSENT,) * more
     pattern = tuple((*row[:old], *absent, *row[old:]) for row in tableau.pattern)
-    pattern += ((False,) * (registers + 2),) * more
+    pattern += ((ABSENT,) * (registers + 2),) * more
     return dataclasses.replace(tableau, rows=rows, pattern=pattern)

@@ -87,7 +87,7 @@ def steps(process: Process, times: Float[Array, " n+1"]) -> Steps:
 
 def lag(values: PerStep, k: int, fill: float) -> PerStep:
     """``values`` of ``k`` steps ago; ``fill`` before the first."""
-    return jnp.concatenate([jnp.full_like(values[:k], fill), values[: values.shape[0] - k]])
+    return jnp.concatenate([jnp.full_like(values[:k], fill), values[: max(len(values) - k, 0)]])
 
 
 def select(used: Int[Array, " n"], order: int, formula: Callable[[int, Array], Sequence[PerStep]]) -> list[PerStep]:

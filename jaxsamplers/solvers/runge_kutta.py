@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import jax
-
 from jaxsamplers import checks
 from jaxsamplers.solvers.grid import steps
 from jaxsamplers.tableau import Tableau, concatenate, interleave, table
@@ -56,32 +54,16 @@ def heun(process: Process, times: Float[Array, " n+1"], *, lower_order_final: bo
     g = steps(process, times)
     if not lower_order_final and checks.is_zero(g.sigma_next[-1]):
         raise ValueError("heun cannot evaluate the slope at the clean end: use lower_order_final=True")
-    last = euler(process, times)[-1:]
-    if lower_order_final:
-        g = jax.tree.map(lambda level: level[:-1], g)
     dt = g.t_next - g.t
     a, b = _slope(process, g.t)
-    a_next, b_next = _slope(process, g.t_next)
-    predictor = table(  # registers: the sample, the anchor x(t), the slope there
-        process,
-        g.t,
-        [
-            [1 + dt * a, 0, 0, dt * b],
-            [1, 0, 0, 0],
-            [a, 0, 0, b],
-        ],
-    )
-    corrector = table(
-        process,
-        g.t_next,
-        [
-            [dt / 2 * a_next, 1, dt / 2, dt / 2 * b_next],
-            [0, 0, 0, 0],
-            [0, 0, 0, 0],
-        ],
-    )
-    both = interleave(predictor, corrector)
-    return concatenate(both, last) if lower_order_final else both
+    predictor = table(process, g.t, [[1 + dt * a, 0, dt * b], [1, 0, 0]])  # registers: the sample, the one before
+    corrected = slice(None, -1 if lower_order_final else None)
+    half, t_next = dt[corrected] / 2, g.t_next[corrected]
+    a_next, b_next = _slope(process, t_next)
+    # x + half (slope + slope') = (x + ahead) / 2 + half slope': no slope need be remembered
+    corrector = table(process, t_next, [[0.5 + half * a_next, 0.5, half * b_next], [1, 0, 0]])
+    both = interleave(predictor[corrected], corrector)
+    return concatenate(both, predictor[-1:]) if lower_order_final else both
 
 
 def _slope(process: Process, t: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
