@@ -1,0 +1,1 @@
+"""Runnable studies, one module each; their settings live in ``configs/``."""

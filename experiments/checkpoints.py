@@ -1,0 +1,132 @@
+"""Saving and restoring a pytree of arrays with orbax: the only module that knows of it.
+
+A checkpoint is a directory named after its step. Orbax writes it under a temporary name and renames it when it is
+complete; then a manifest is added, which says what is inside and has the SHA-256 of every file. A directory
+without a manifest does not count. So a run killed at any moment leaves the earlier checkpoints as they were and
+nothing half-written to be loaded, and files that are no longer what was written are reported, not trained on. The
+last two checkpoints are kept.
+
+The tree is saved as a flat dictionary from the path of a leaf (``network.variables.params.embed.kernel``) to the array,
+whatever containers it is made of; typed PRNG keys included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from experiments.files import write_text
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+KEPT = 2
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is there but cannot be used."""
+
+
+def save(directory: str | Path, step: int, tree: PyTree) -> None:
+    """Save ``tree`` as the checkpoint of ``step`` and forget all but the last two; returns when it is on disk.
+
+    Raises:
+        ValueError: there is a checkpoint of this step already.
+    """
+    directory = Path(directory).absolute()
+    if step in steps(directory):
+        raise ValueError(f"there is already a checkpoint of step {step} in {directory}")
+    flat = _flatten(tree)
+    newest = ocp.training.preservation_policies.LatestN(KEPT)
+    with ocp.training.Checkpointer(directory, preservation_policy=newest, cleanup_tmp_directories=True) as checkpointer:
+        checkpointer.save(step, flat, force=True, overwrite=True)  # over what an interrupted save left
+    leaves = {name: _describe(leaf) for name, leaf in flat.items()}
+    manifest = {"leaves": leaves, "files": _digests(directory / str(step))}
+    write_text(directory / str(step) / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def steps(directory: str | Path) -> list[int]:
+    """The steps of the complete checkpoints, oldest first."""
+    return sorted(int(path.parent.name) for path in Path(directory).glob(f"*/{MANIFEST}") if path.parent.name.isdigit())
+
+
+def restore(directory: str | Path, like: PyTree, step: int | None = None) -> PyTree:
+    """The tree saved at ``step``, the latest by default.
+
+    Args:
+        directory: where ``save`` put it.
+        like: a tree of arrays, or of ``ShapeDtypeStruct``, with the structure, shapes, dtypes and shardings to restore
+            to; what has no sharding goes to the first device.
+        step: which checkpoint.
+
+    Raises:
+        FileNotFoundError: no checkpoint, or none of this step.
+        CheckpointError: one that is damaged, or does not fit ``like``. Nothing is deleted; the message says which
+            earlier checkpoint there is.
+    """
+    present = steps(directory)
+    if not present or (step is not None and step not in present):
+        wanted = "" if step is None else f" of step {step}"
+        raise FileNotFoundError(f"there is no checkpoint{wanted} in {directory} (steps there: {present or 'none'})")
+    step = present[-1] if step is None else step
+    folder = Path(directory).absolute() / str(step)
+    flat = _flatten(like)
+    problem = _damage(folder) or _misfit(folder, flat)
+    if problem:
+        raise CheckpointError(f"the checkpoint {folder} cannot be used: {problem}. {_advice(step, present)}")
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted_leaves = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first)
+        for name, leaf in flat.items()
+    }
+    with ocp.training.Checkpointer(folder.parent) as checkpointer:
+        loaded = checkpointer.load(step, wanted_leaves)
+    return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in flat])
+
+
+def _flatten(tree: PyTree) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _describe(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with the files of a checkpoint, or nothing."""
+    try:
+        written = json.loads((folder / MANIFEST).read_text())["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} is damaged"
+    present = _digests(folder)
+    damaged = [name for name, digest in written.items() if present.get(name) != digest]
+    return f"{len(damaged)} of its files are damaged or missing ({damaged[0]})" if damaged else ""
+
+
+def _misfit(folder: Path, flat: dict[str, Any]) -> str:
+    """The first difference between what was saved and what is wanted, or nothing."""
+    saved = json.loads((folder / MANIFEST).read_text())["leaves"]
+    wanted = {name: _describe(leaf) for name, leaf in flat.items()}
+    for name in [*wanted, *saved]:
+        if wanted.get(name) != saved.get(name):
+            return f"it has {saved.get(name, 'no')} {name} where {wanted.get(name, 'none')} is wanted"
+    return ""
+
+
+def _advice(step: int, present: list[int]) -> str:
+    earlier = [other for other in present if other < step]
+    if not earlier:
+        return "Nothing was changed; there is no earlier one"
+    return f"Nothing was changed; move that directory away to go on from step {earlier[-1]}"

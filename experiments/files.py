@@ -1,0 +1,17 @@
+"""Files that are either complete or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``path`` in one go: whoever reads it, after a kill or a power cut too, finds the old text or the new."""
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)

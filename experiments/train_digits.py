@@ -1,0 +1,162 @@
+"""Train a small Flax network on digits, watch its samples improve, and end with pictures.
+
+    python -m experiments.train_digits --config configs/train_digits_linen.py
+    python -m experiments.train_digits --config configs/train_digits_nnx.py --set train.steps=500 --out runs/short
+
+The same command again goes on where the run stopped, however it stopped, and ends in the same numbers. In the run's
+directory are
+
+    config.json      the resolved settings; a run only resumes with equal ones (``train.steps`` may grow)
+    history.jsonl    a line a chunk: step, mean loss, sliced Wasserstein distances of samples to real digits
+    checkpoints/     the last two
+    samples.png, trajectory.png, curves.png, summary.json      at the end
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsamplers as js
+from experiments import checkpoints, config, digits, history
+from experiments.digits import SHEET, Settings, Training
+from experiments.files import write_text
+from experiments.progress import progress
+from jaxsamplers import datasets, plotting
+
+IMAGES = 96
+
+
+def train(settings: Settings, out: str | Path) -> Training:
+    """Train to ``settings.train.steps``, from the last checkpoint in ``out`` if there is one.
+
+    Args:
+        settings: the study's settings.
+        out: the run's directory, made if need be.
+
+    Returns:
+        The final state.
+
+    Raises:
+        ValueError: ``out`` holds a run with other settings, or one that is further already.
+        CheckpointError: the last checkpoint cannot be read; nothing has been changed then.
+        FloatingPointError: the loss or the samples are no longer finite; the last good checkpoint is kept.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    training = _resume(settings, out)
+    done, total = int(training.step), settings.train.steps
+    data = datasets.digits()
+    learn, held_out = jnp.asarray(data.train), jnp.asarray(data.held_out)
+    run = digits.chunk(settings)
+    with progress("training", total, done) as advance:
+        while done < total:
+            training, numbers = run(training, learn, held_out)
+            shown = {name: float(numbers[name]) for name in digits.NUMBERS}
+            if not all(map(math.isfinite, shown.values())):
+                raise FloatingPointError(_not_finite(shown, done, done + settings.train.chunk, out))
+            done += settings.train.chunk
+            history.append(out / "history.jsonl", {"step": done, **shown})
+            if done % settings.train.checkpoint == 0 or done == total:
+                checkpoints.save(out / "checkpoints", done, training)
+            advance(done, **shown)
+    return training
+
+
+def _resume(settings: Settings, out: Path) -> Training:
+    """The last checkpoint, or the start; the history is cut back to it only after it has been read."""
+    written = out / "config.json"
+    changed = config.differences(settings, written, ignore=["train.steps"]) if written.exists() else []
+    if changed:
+        raise ValueError(
+            f"{out} holds a run with other settings; give another --out, or the same settings to go on. "
+            f"Changed: {'; '.join(changed)}"
+        )
+    present = checkpoints.steps(out / "checkpoints")
+    if present and present[-1] > settings.train.steps:
+        raise ValueError(f"{out} is already at step {present[-1]}, beyond train.steps={settings.train.steps}")
+    training = digits.resume(settings, out / "checkpoints") if present else digits.start(settings)
+    history.cut(out / "history.jsonl", int(training.step))
+    config.write(settings, written)
+    return training
+
+
+def _not_finite(shown: dict[str, float], before: int, after: int, out: Path) -> str:
+    kept = checkpoints.steps(out / "checkpoints")
+    good = f"the last good checkpoint, of step {kept[-1]}, is kept" if kept else "there is no checkpoint yet"
+    values = " and ".join(f"{name} {value}" for name, value in shown.items())
+    return (
+        f"training broke down between steps {before} and {after}: {values}; {good} in {out / 'checkpoints'}. "
+        "A smaller train.learning_rate or a longer train.warmup usually helps (with another --out)."
+    )
+
+
+def report(settings: Settings, training: Training, out: str | Path) -> dict[str, Any]:
+    """Draw the pictures and write ``summary.json``, whose contents are returned."""
+    out, data = Path(out), datasets.digits()
+    sampler = digits.sampler_of(settings)
+
+    @jax.jit
+    def draw(training: Training) -> tuple[js.SolverState, jax.Array]:
+        noise = digits.starting_noise(settings, training, IMAGES, SHEET)
+        state, path = js.run(sampler, digits.denoiser_of(settings, training), noise, record=lambda state: state.x[0])
+        return state, jnp.concatenate([noise[:1], path])
+
+    state, path = draw(training)
+    rows = history.read(out / "history.jsonl")
+    learn, held_out = jnp.asarray(data.train), jnp.asarray(data.held_out)
+    real = jax.random.permutation(jax.random.key(0), learn)[: settings.sample.count]
+    marks = {
+        "train_distance": float(digits.distance(real, learn)),
+        "held_out_distance": float(digits.distance(real, held_out)),
+    }
+    title = f"{settings.network.framework}, step {int(training.step)}, {settings.sample.steps} network calls"
+    plotting.sheet(state.x, out / "samples.png", columns=12, title=title)
+    plotting.trajectory(path, digits.times_of(settings), out / "trajectory.png")
+    plotting.curves(
+        [row["step"] for row in rows],
+        {name: [row[name] for row in rows] for name in digits.NUMBERS},
+        out / "curves.png",
+        logarithmic=["loss"],
+        levels=marks,
+    )
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(training.network))
+    summary = {**rows[-1], **{f"{name}_of_real_digits": mark for name, mark in marks.items()}, "parameters": parameters}
+    write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.train_digits", description="Train on 8x8 digits.")
+    parser.add_argument("--config", required=True, help="a settings file, such as configs/train_digits_linen.py")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="train.steps=500")
+    parser.add_argument("--out", help="the run's directory; runs/<name of the settings file> by default")
+    given = parser.parse_args(arguments)
+    out = Path(given.out or Path("runs") / Path(given.config).stem)
+    try:
+        settings = config.override(config.load(given.config), given.set)
+        summary = report(settings, train(settings, out), out)
+    except (ValueError, FileNotFoundError, FloatingPointError, checkpoints.CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        kept = checkpoints.steps(out / "checkpoints")
+        print(f"interrupted; the same command goes on from step {kept[-1] if kept else 0}", file=sys.stderr)
+        return 130
+    print(" ".join(f"{name}={value:.5g}" for name, value in summary.items()))
+    print(f"pictures: {out / 'samples.png'}, {out / 'trajectory.png'}, {out / 'curves.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
