@@ -175,16 +175,19 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _within_budget(solver: Callable[..., Tableau], process: Any, options: Any, budget: int) -> Tableau | str:
     """The sampler with the most steps that makes at most ``budget`` network calls, or a word on why there is none."""
+    import jax
+
+    make = lambda steps: solver(process, _times(options, process, steps)[1])
     for steps in range(budget, 0, -1):
-        try:
-            sampler = solver(process, _times(options, process, steps)[1])
-        except ValueError:
-            return "refused"
-        if sampler.stochastic:
-            return "random"
-        if network_calls(sampler) <= budget:
-            return sampler
-    return "-"
+        if network_calls(jax.eval_shape(lambda steps=steps: make(steps))) <= budget:  # counted without computing
+            break
+    else:
+        return "-"
+    try:
+        sampler = make(steps)
+    except ValueError:
+        return "refused"
+    return "random" if sampler.stochastic else sampler
 
 
 def _list(_: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ def test_consistency_at_every_row(case, process, x64):
         np.testing.assert_allclose(implied[:, 0] * eps[1], implied[:, 1] * eps[0], atol=1e-9)
         assert (np.diff(np.abs(implied[:, 0])) < 0).all()
     else:
-        np.testing.assert_allclose(implied, jnp.broadcast_to(eps, implied.shape), rtol=1e-9)
+        np.testing.assert_allclose(implied, jnp.broadcast_to(eps, implied.shape), rtol=1e-8)
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
@@ -144,15 +144,14 @@ def test_tables_equal_by_value_share_a_compilation():
     assert hash(jax.tree.structure(a)) == hash(jax.tree.structure(b))
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_every_sampler_and_its_gradient_lower_for_accelerators(case, platform):
+def test_every_sampler_and_its_gradient_lower_for_accelerators(case):
     sampler = case(PROCESS, TIMES)
 
     def loss(sampler, noise):
         return jnp.sum(js.sample(sampler, lambda x, t: jnp.tanh(x) * t, noise, KEY) ** 2)
 
-    lowered = jax.jit(jax.value_and_grad(loss)).trace(sampler, NOISE).lower(lowering_platforms=(platform,))
+    lowered = jax.jit(jax.value_and_grad(loss)).trace(sampler, NOISE).lower(lowering_platforms=("tpu", "cuda"))
     assert "while" in lowered.as_text()
 
 

@@ -181,7 +181,7 @@ def forward(settings: Settings, name: str, network: str, size: int) -> Cell:
     """Time per step of one solver in every way there is."""
     model, x = networks[network], jax.random.normal(jax.random.key(0), (size,))
     sampler, hand = solvers(settings.steps)[name]
-    candidates = {
+    candidates: dict[str, Callable[[], Array]] = {
         "by hand": functools.partial(by_hand(hand, model), hand.rows, hand.last, x),
         "sample": functools.partial(library(model), sampler, x),
         "unrolled": functools.partial(library(model, unroll=2), sampler, x),
@@ -246,7 +246,6 @@ def compilation(settings: Settings, name: str, network: str) -> Cell:
     """Seconds from a Python function to a program."""
     model, x = networks[network], jnp.zeros(LARGE)
     sampler, hand = solvers(settings.steps)[name]
-
     candidates: dict[str, Callable[[], Any]] = {
         "by hand": lambda: by_hand(hand, model).lower(hand.rows, hand.last, x).compile(),
         "sample": lambda: library(model).lower(sampler, x).compile(),
@@ -409,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(results, console if console.is_terminal else Console(width=100))
+    show(results, console if console.is_terminal else Console(width=110))
     if given.json is not None:
         given.json.write_text(json.dumps(results, indent=2) + "\n")
     return 0
