@@ -169,7 +169,10 @@ def errors(results: Mapping[str, Sequence[tuple[float, float]]], path: str | Pat
     for i, (name, colour) in enumerate(zip(best_first, colours, strict=True)):
         calls, error = zip(*results[name], strict=True)
         axes.loglog(calls, error, color=colour, label=name, marker="os^Dv"[i % 5], markersize=4, linewidth=1.4)
-    ticks = sorted({calls for points in results.values() for calls, _ in points})
+    ticks: list[float] = []
+    for tick in sorted({point[0] for points in results.values() for point in points}, reverse=True):
+        if not ticks or tick < 0.88 * ticks[-1]:  # labels closer than that would overlap
+            ticks.append(tick)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("network calls")
