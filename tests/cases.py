@@ -88,6 +88,31 @@ CASES = [
     _case("deis", 3.0, options={"order": 2, "variable": "rho"}, label="deis-2-rho", from_noise=False),
     _case("lms", 4.0, from_noise=False),
     _case("ipndm", 2.0, options={"order": 3}, label="ipndm-3", from_noise=False),
+    _case("euler_ancestral", options={"eta": 0.7}, stochastic=True),
+    _case(
+        "dpm_solver_singlestep",
+        2.0,
+        options={"order": 2},
+        label="dpm_solver_singlestep-2",
+        calls=lambda steps: 2 * steps - 1,
+        from_noise=False,
+    ),
+    _case(
+        "dpm_solver_pp_singlestep",
+        2.0,
+        options={"order": 2},
+        label="dpm_solver_pp_singlestep-2",
+        calls=lambda steps: 2 * steps - 1,
+        from_noise=False,
+    ),
+    _case(
+        "dpm_solver_pp_singlestep",
+        3.0,
+        options={"order": 3, "lower_order_final": False},
+        label="dpm_solver_pp_singlestep-3",
+        calls=lambda steps: 3 * steps,
+        from_noise=False,
+    ),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

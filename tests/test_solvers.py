@@ -179,6 +179,18 @@ def test_equal_methods_are_equal(x64):
         same(js.solvers.ddim(process, times), js.solvers.euler(process, times))
 
 
+def test_euler_ancestral_is_k_diffusions_step(x64):
+    """Written out as k-diffusion does it, where alpha is 1: ``get_ancestral_step``, Euler to sigma_down, noise."""
+    times, eta = js.schedules.karras(js.processes.edm(), 6), 0.7
+    rows = js.solvers.euler_ancestral(js.processes.edm(), times, eta=eta).rows
+    sigma, to = np.asarray(times[:-1]), np.asarray(times[1:])
+    up = np.minimum(to, eta * np.sqrt(to**2 * (sigma**2 - to**2) / sigma**2))
+    down = np.sqrt(to**2 - up**2)
+    x, m = 3.0, -0.4  # x + (x - m) / sigma * (down - sigma) + up z
+    np.testing.assert_allclose(rows.weights[:, 0] @ np.array([x, m]), x + (x - m) / sigma * (down - sigma), rtol=1e-9)
+    np.testing.assert_allclose(rows.noise[:, 0], up, rtol=1e-9)
+
+
 def test_eta_may_differ_from_step_to_step():
     process = js.processes.vp_linear()
     times = js.schedules.uniform(process, 3)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxsamplers.solvers.ddim import ddim
+from jaxsamplers.solvers.ddim import ddim, euler_ancestral
 from jaxsamplers.solvers.ddpm import ddpm
 from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
 from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
 from jaxsamplers.solvers.runge_kutta import euler, heun
+from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep
 from jaxsamplers.solvers.unipc import unipc
 from jaxsamplers.tableau import Tableau
 
 registry: dict[str, Callable[..., Tableau]] = {
     "ddim": ddim,
     "ddpm": ddpm,
+    "euler_ancestral": euler_ancestral,
     "euler": euler,
     "heun": heun,
     "dpm_solver": dpm_solver,
     "dpm_solver_pp": dpm_solver_pp,
     "sde_dpm_solver_pp": sde_dpm_solver_pp,
+    "dpm_solver_singlestep": dpm_solver_singlestep,
+    "dpm_solver_pp_singlestep": dpm_solver_pp_singlestep,
     "unipc": unipc,
     "deis": deis,
     "lms": lms,
@@ -34,7 +38,10 @@ __all__ = [
     "deis",
     "dpm_solver",
     "dpm_solver_pp",
+    "dpm_solver_pp_singlestep",
+    "dpm_solver_singlestep",
     "euler",
+    "euler_ancestral",
     "heun",
     "ipndm",
     "ipndm_v",

@@ -44,3 +44,12 @@ def ddim(process: Process, times: Float[Array, " n+1"], *, eta: float | Float[Ar
     fresh = eta**2 * shrink * (2 - shrink)  # s^2 / sigma'^2
     keep = g.keep * jnp.sqrt(1 - fresh)
     return table(process, g.t, [[keep, g.alpha_next - g.alpha * keep]], noise=[g.sigma_next * jnp.sqrt(fresh)])
+
+
+def euler_ancestral(process: Process, times: Float[Array, " n+1"], *, eta: float | Float[Array, " n"] = 1.0) -> Tableau:
+    """k-diffusion's ancestral Euler, stochastic: DDIM with ``eta = 1``; one network call a step.
+
+    Euler's method in ``rho = sigma / alpha`` down to ``down``, ``down^2 = rho'^2 - up^2``, then noise of size ``up``,
+    ``up = eta rho' sqrt(1 - rho'^2 / rho^2)``: the same step by mathematics. Arguments and errors as ``ddim``.
+    """
+    return ddim(process, times, eta=eta)
