@@ -45,7 +45,7 @@ def test_record_keeps_what_it_is_told_and_nothing_else():
     np.testing.assert_array_equal(xs[2], js.sample(sampler[:3], MIXTURE, NOISE))
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("ddpm", "heun", "unipc-3")], ids=name_of)
 def test_remat_changes_neither_samples_nor_gradients(case):
     sampler = case(PROCESS, TIMES)
     loss = lambda sampler, remat: jnp.sum(js.sample(sampler, MIXTURE, NOISE, KEY, remat=remat) ** 2)
