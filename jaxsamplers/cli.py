@@ -1,95 +1,131 @@
 """The command line: ``python -m jaxsamplers sample | compare | list``.
 
-Every command is a short program over the public functions; what it imports beyond jax, it imports when it runs.
+Every command is a short program over the public functions; what it imports beyond jax, it imports when it runs. What
+can be refused is refused before the work starts, and a file appears under its name only when all of it is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import inspect
 import json
+import os
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jaxsamplers import checks, processes, schedules, solvers
 from jaxsamplers.core import network_calls, run
 
 if TYPE_CHECKING:
-    from jaxsamplers.tableau import Tableau
+    from jaxsamplers.core import Sampler
 
 EXTRA = "pip install 'jaxsamplers[experiments]'"
+PACKAGES = {"sklearn": "scikit-learn"}  # where the name to install is not the name to import
 INFINITE_ENDS = {"rectified_flow"}  # half-log-SNR schedules need t_start and t_end there
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, or 2 after one sentence on standard error."""
-    options = _parser().parse_args(arguments)
+    """Run one command; the exit status is 0, or 2 after one sentence on standard error (130 when interrupted)."""
     try:
+        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.command(options)
     except ModuleNotFoundError as error:
-        print(f"error: this command needs {error.name}: {EXTRA}", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        package = PACKAGES.get(error.name or "", error.name)
+        return _complain(f"this command needs {package}, which is not installed: {EXTRA}")
+    except (ValueError, OSError, RuntimeError) as error:
+        return _complain(" ".join(str(error).strip().split("\n\n")[0].split()))
+    except KeyboardInterrupt:
+        return _complain("interrupted, nothing was written", status=130)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jaxsamplers", description=__doc__.splitlines()[0])
+def _complain(sentence: str, status: int = 2) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, answering in one sentence instead of a page."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser, commands = _parsers()
+    if arguments and not arguments[0].startswith("-"):
+        checks.one_of("command", arguments[0], commands)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = re.findall(r"--[a-z-]+", commands[arguments[0]].format_usage())
+        checks.one_of("argument", unknown[0].partition("=")[0], known)
+    return options
+
+
+def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
+    parser = _Parser(prog="python -m jaxsamplers", allow_abbrev=False, description="Sample, compare and list solvers.")
     commands = parser.add_subparsers(required=True, metavar="{sample,compare,list}")
 
-    draw = commands.add_parser("sample", help="draw a sheet of handwritten digits with an exact denoiser")
+    draw = commands.add_parser("sample", allow_abbrev=False, help="draw a sheet of digits with an exact denoiser")
     draw.set_defaults(command=_sample)
     draw.add_argument("--solver", default="dpm_solver_pp", help="a name of `list` (default: %(default)s)")
     draw.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the solver: order=3")
-    draw.add_argument("--schedule", help="default: half_log_snr, uniform for rectified_flow")
-    draw.add_argument("--process", default="vp_linear", help="default: %(default)s")
     draw.add_argument("--steps", type=int, default=20, help="default: %(default)s")
-    draw.add_argument("--t-start", type=float, help="default: the process's range")
-    draw.add_argument("--t-end", type=float, help="default: the process's range")
-    draw.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     draw.add_argument("--count", type=int, default=64, help="how many digits (default: %(default)s)")
     draw.add_argument("--out", type=Path, default=Path("samples.png"), help="default: %(default)s")
-    draw.add_argument("--trajectory", type=Path, metavar="PNG", help="also a picture of one sample's path from noise")
+    draw.add_argument(
+        "--trajectory",
+        type=Path,
+        nargs="?",
+        const=Path("trajectory.png"),
+        metavar="PNG",
+        help="also a picture of one sample's path from noise (default: %(const)s)",
+    )
 
-    compare = commands.add_parser("compare", help="error to the exact solution against network calls")
+    compare = commands.add_parser("compare", allow_abbrev=False, help="error to the exact solution against calls")
     compare.set_defaults(command=_compare)
     compare.add_argument("--problem", default="mixture", help="digits, mixture or mixture-8 (default: %(default)s)")
     compare.add_argument("--solver", action="append", metavar="NAME", help="only these (default: all deterministic)")
-    compare.add_argument("--schedule", help="default: half_log_snr, uniform for rectified_flow")
-    compare.add_argument("--process", default="vp_linear", help="default: %(default)s")
     compare.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20, 40], help="default: %(default)s")
-    compare.add_argument("--t-start", type=float, help="default: the process's range")
-    compare.add_argument("--t-end", type=float, help="default: the process's range")
-    compare.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     compare.add_argument("--count", type=int, default=64, help="starts to average over (default: %(default)s)")
     compare.add_argument("--out", type=Path, default=Path("compare.png"), help="and a .json beside it")
 
-    names = commands.add_parser("list", help="every solver, schedule and process")
+    for command in (draw, compare):
+        command.add_argument("--schedule", help="default: half_log_snr, uniform for rectified_flow")
+        command.add_argument("--process", default="vp_linear", help="default: %(default)s")
+        command.add_argument("--t-start", type=float, help="default: the process's range")
+        command.add_argument("--t-end", type=float, help="default: the process's range")
+        command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+    names = commands.add_parser("list", allow_abbrev=False, help="every solver, schedule, process and problem")
     names.set_defaults(command=_list)
-    return parser
+    return parser, commands.choices
 
 
 def _sample(options: argparse.Namespace) -> None:
+    checks.integer("--count", options.count, low=1)
+    process = checks.look_up("process", options.process, processes.registry)()
+    name, times = _times(options, process, options.steps)
+    solver = checks.look_up("solver", options.solver, solvers.registry)
+    sampler = _build(solver, process, times, _solver_options(solver, options.option))
+    pictures = [path for path in (options.out, options.trajectory) if path]
+    _check_pictures(*pictures)
+    _need("matplotlib", "sklearn")
+
     import jax
     import jax.numpy as jnp
 
     from jaxsamplers import datasets, metrics, plotting, problems
 
-    checks.integer("--count", options.count, low=1)
-    process = checks.look_up("process", options.process, processes.registry)()
-    name, times = _times(options, process, options.steps)
-    solver = checks.look_up("solver", options.solver, solvers.registry)
-    sampler = solver(process, times, **_solver_options(solver, options.option))
-    for path in (options.out, options.trajectory):
-        _check_folder(path)
     data, problem = datasets.digits(), problems.digits()
     model = problem.denoiser(process)
-
     start, noise = jax.random.split(jax.random.key(options.seed))
     x = process.prior(start, (options.count, *problem.shape), t=times[0])
     path = [0] if options.trajectory else []
@@ -102,99 +138,103 @@ def _sample(options: argparse.Namespace) -> None:
 
     calls = network_calls(sampler)
     samples = state.x
+    with _complete(*pictures) as drafts:
+        plotting.sheet(samples, drafts[0], title=f"{options.solver}, {name}, {calls} network calls")
+        if options.trajectory:
+            _draw_trajectory(process, sampler, times, [x[0], *visited[0]], drafts[1])
     train, unseen = jnp.asarray(data.train), jnp.asarray(data.held_out)
-    held_out = metrics.energy_distance(samples, unseen)
-    floor = metrics.energy_distance(train[: options.count], unseen)
-    nearest = metrics.nearest_distance(samples, train).mean()
-    usual = metrics.nearest_distance(unseen, train).mean()
-    plotting.sheet(samples, options.out, title=f"{options.solver}, {name}, {calls} network calls")
+    distance, nearest = jax.jit(metrics.energy_distance), jax.jit(metrics.nearest_distance)
+    held_out, floor = distance(samples, unseen), distance(train[: options.count], unseen)
+    copied, usual = nearest(samples, train).mean(), nearest(unseen, train).mean()
     print(f"solver                   {options.solver} {' '.join(options.option)}".rstrip())
     print(f"schedule                 {name}, {len(times) - 1} steps from t = {times[0]:.4g} to {times[-1]:.4g}")
     print(f"process                  {options.process}")
     print(f"network calls            {calls}")
     print(f"seconds                  {ended - built:.3f} to sample, {built - began:.2f} to compile")
     print(f"distance to held-out     {held_out:.3f} (energy distance; as many training digits: {floor:.3f})")
-    print(f"nearest training image   {nearest:.2f} (mean Euclidean distance; held-out digits: {usual:.2f})")
-    print(f"wrote                    {options.out}")
-    if options.trajectory:
-        import numpy as np
+    print(f"nearest training image   {copied:.2f} (mean Euclidean distance; held-out digits: {usual:.2f})")
+    for written in pictures:
+        print(f"wrote                    {written}")
 
-        frames = np.concatenate([np.asarray(x[:1]), np.asarray(visited[0])])
-        shown = np.append(np.asarray(sampler.rows.time), times[-1])
-        chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 12)).round().astype(int))
-        levels = process.alpha(shown[chosen]) ** 2 + process.sigma(shown[chosen]) ** 2
-        scale = np.sqrt(np.asarray(levels))[:, None, None, None]  # unit size at every time, or EDM's noise hides all
-        plotting.trajectory(frames[chosen] / scale, shown[chosen], options.trajectory, title="one path from noise")
-        print(f"wrote                    {options.trajectory}")
+
+def _draw_trajectory(process: Any, sampler: Any, times: Any, visited: Sequence[Any], path: Path) -> None:
+    """At most twelve of the samples that the network was shown, and the last one."""
+    import numpy as np
+
+    from jaxsamplers import plotting
+
+    frames, shown = np.stack(visited), np.append(np.asarray(sampler.rows.time), times[-1])
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 12)).round().astype(int))
+    levels = process.alpha(shown[chosen]) ** 2 + process.sigma(shown[chosen]) ** 2
+    scale = np.sqrt(np.asarray(levels))[:, None, None, None]  # unit size at every time, or EDM's noise hides all
+    plotting.trajectory(frames[chosen] / scale, shown[chosen], path, title="one path from noise")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    import jax
-    import numpy as np
-
-    from jaxsamplers import adaptive, plotting, problems
-
     checks.integer("--count", options.count, low=1)
+    for calls in options.calls:
+        checks.integer("--calls", calls, low=1)
     chosen = {name: checks.look_up("solver", name, solvers.registry) for name in options.solver or solvers.registry}
     make = checks.look_up("process", options.process, processes.registry)
+    _check_pictures(options.out)
+    _need("matplotlib", "diffrax")
+
+    import jax
+    import jax.numpy as jnp
+
+    from jaxsamplers import comparison, plotting_compare, problems
+
     problem = checks.look_up("problem", options.problem, problems.registry)()
-    _check_folder(options.out)
+    budgets = sorted(set(options.calls))
     with jax.enable_x64(True):
         process = make()
         model = problem.denoiser(process)
-        schedule, times = _times(options, process, max(options.calls))
-        like = jax.ShapeDtypeStruct((options.count, *problem.shape), np.float64)
+        schedule, times = _times(options, process, budgets[-1])
+        like = jax.ShapeDtypeStruct((options.count, *problem.shape), jnp.float64)
         x = process.prior(jax.random.key(options.seed), like, t=times[0])
-        print(f"{options.problem}, {options.process}, {schedule}: exact solution of {options.count} starts", flush=True)
-        ends = {"t_start": times[0], "t_end": times[-1]}
-        exact = jax.jit(lambda x: adaptive.solve(process, model, x, rtol=1e-9, atol=1e-9, **ends))(x)
-        draw = jax.jit(lambda sampler, x: run(sampler, model, x, None).x)
-        print(f"\n{'median error after N calls':28s}" + "".join(f"{calls:>10d}" for calls in options.calls), flush=True)
-        results: dict[str, list[dict[str, Any]]] = {}
-        for name, solver in chosen.items():
-            points, cells = [], []
-            for budget in options.calls:
-                found = _within_budget(solver, process, options, budget)
-                if isinstance(found, str):
-                    cells.append(found)
-                    continue
-                distance = np.linalg.norm(np.asarray(draw(found, x) - exact).reshape(options.count, -1), axis=1)
-                point = {"calls": network_calls(found), "mean": distance.mean(), "median": np.median(distance)}
-                points.append({key: float(value) for key, value in point.items()})
-                cells.append(f"{point['median']:.2e}")
-            if cells and set(cells) == {"random"}:
-                continue  # a stochastic solver has no error to the flow
-            results[name] = points
-            print(f"{name:28s}" + "".join(f"{cell:>10s}" for cell in cells), flush=True)
-    title = f"{options.problem}, {options.process}, {schedule} schedule"
-    plotting.errors({n: [(p["calls"], p["median"]) for p in r] for n, r in results.items() if r}, options.out, title)
+        title = f"{options.problem}, {options.process}, {schedule} schedule"
+        print(f"{title}: exact solution of {options.count} starts", flush=True)
+        goal = comparison.exact(process, model, x, times)
+        print(f"\n{'median error after N calls':28s}" + "".join(f"{budget:>10d}" for budget in budgets), flush=True)
+        grid = lambda steps: _times(options, process, steps)[1]
+        results = []
+        for measured in comparison.measure(chosen, process, model, grid, x, goal, budgets):
+            results.append(measured)
+            errors = {point.budget: f"{point.median:.2e}" for point in measured.points}
+            if errors:
+                print(f"{measured.name:28s}" + "".join(f"{errors.get(n, '-'):>10s}" for n in budgets), flush=True)
+    notes = [f"{r.name}: {' '.join(reason.split())}" for r in results for reason in dict.fromkeys(r.refused.values())]
+    random = [r.name for r in results if r.stochastic]
+    notes += [f"left out, they draw noise: {', '.join(random)}"] if random else []
+    curves = {r.name: [(point.calls, point.median) for point in r.points] for r in results if r.points}
+    if not curves:
+        raise ValueError(f"no solver has an error to show ({'; '.join(notes)})")
+    if notes:
+        print("", *notes, sep="\n")
+    record = {
+        "problem": title,
+        "starts": options.count,
+        "seed": options.seed,
+        "times": [float(times[0]), float(times[-1])],
+        "solvers": {r.name: [point._asdict() for point in r.points] for r in results if r.points},
+        "refused": {r.name: r.refused for r in results if r.refused},
+    }
     beside = options.out.with_suffix(".json")
-    beside.write_text(json.dumps({"problem": title, "starts": options.count, "solvers": results}, indent=1) + "\n")
+    with _complete(options.out, beside) as (picture, numbers):
+        families = {name: solver.__module__ for name, solver in chosen.items()}
+        plotting_compare.compare(curves, picture, families=families, title=title)
+        numbers.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\nwrote {options.out} and {beside}")
 
 
-def _within_budget(solver: Callable[..., Tableau], process: Any, options: Any, budget: int) -> Tableau | str:
-    """The sampler with the most steps that makes at most ``budget`` network calls, or a word on why there is none."""
-    import jax
-
-    make = lambda steps: solver(process, _times(options, process, steps)[1])
-    for steps in range(budget, 0, -1):
-        if network_calls(jax.eval_shape(lambda steps=steps: make(steps))) <= budget:  # counted without computing
-            break
-    else:
-        return "-"
-    try:
-        sampler = make(steps)
-    except ValueError:
-        return "refused"
-    return "random" if sampler.stochastic else sampler
-
-
 def _list(_: argparse.Namespace) -> None:
-    for kind, registry in (("solvers", solvers), ("schedules", schedules), ("processes", processes)):
+    from jaxsamplers import problems
+
+    kinds = {"solvers": solvers, "schedules": schedules, "processes": processes, "problems": problems}
+    for kind, module in kinds.items():
         print(f"{kind}:")
-        for name, function in registry.registry.items():
-            print(f"  {name:24s} {(inspect.getdoc(function) or '').splitlines()[0]}")
+        for name, function in module.registry.items():
+            print(f"  {name:24s} {(inspect.getdoc(function) or '').partition(chr(10))[0].replace('``', '')}")
         print()
 
 
@@ -204,28 +244,77 @@ def _times(options: argparse.Namespace, process: Any, steps: int) -> tuple[str, 
     return name, schedule(process, steps, t_start=options.t_start, t_end=options.t_end)
 
 
+def _build(solver: Callable[..., Sampler], process: Any, times: Any, options: Mapping[str, Any]) -> Sampler:
+    missing = [
+        name
+        for name, parameter in list(inspect.signature(solver).parameters.items())[2:]
+        if parameter.default is parameter.empty and name not in options
+    ]
+    if missing:
+        raise ValueError(f"this solver needs {' and '.join(f'--option {name}=...' for name in missing)}")
+    try:
+        return solver(process, times, **options)
+    except TypeError as error:
+        raise ValueError(f"this solver cannot use {dict(options)}: {error}") from error
+
+
 def _solver_options(solver: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:
-    known = {n: p for n, p in inspect.signature(solver).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    known = {n: p.default for n, p in inspect.signature(solver).parameters.items() if p.kind is p.KEYWORD_ONLY}
     return dict(_solver_option(known, item) for item in given)
 
 
 def _solver_option(known: Mapping[str, Any], item: str) -> tuple[str, Any]:
-    name, equals, value = item.partition("=")
+    """The name and the value of ``NAME=VALUE``, which must be of the default's kind."""
+    name, equals, text = item.partition("=")
     if not equals:
         raise ValueError(f"--option wants NAME=VALUE, got {item!r}")
     checks.one_of("option", name, known)
-    words = {"true": True, "false": False}
-    if value.lower() in words:
-        return name, words[value.lower()]
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
+    value, default = _value(text), known[name]
+    kinds = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
+    kind = type(default)
+    if kind in kinds and type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"option {name} must be {kinds[kind]}, such as its default {default}, got {text!r}")
     return name, value
 
 
-def _check_folder(path: Path | None) -> None:
+def _value(text: str) -> bool | int | float | str:
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _need(*packages: str) -> None:
     """Before the work, not after it."""
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
+
+
+def _check_pictures(*paths: Path) -> None:
+    """Before the work, not after it."""
+    for path in paths:
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder")
+        if path.suffix.lower() not in PICTURES:
+            raise ValueError(f"cannot write {path}: a picture's name must end in {', '.join(PICTURES)}")
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"two pictures cannot both be written to {paths[0]}")
+
+
+@contextlib.contextmanager
+def _complete(*paths: Path) -> Iterator[list[Path]]:
+    """Names to write under; they become ``paths`` when all is written, and nothing is left when it is not."""
+    drafts = [path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}") for path in paths]
+    try:
+        yield drafts
+        for draft, path in zip(drafts, paths, strict=True):
+            draft.replace(path)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)

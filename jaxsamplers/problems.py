@@ -46,8 +46,13 @@ def mixture(dimensions: int = 2, components: int = 5) -> Problem:
     return Problem((dimensions,), lambda process: gaussian_mixture(process, means, covariances, weights))
 
 
+def mixture_8() -> Problem:
+    """The same in eight dimensions."""
+    return mixture(8)
+
+
 registry: dict[str, Callable[[], Problem]] = {
     "digits": digits,
     "mixture": mixture,
-    "mixture-8": lambda: mixture(8),
+    "mixture-8": mixture_8,
 }

@@ -1,19 +1,22 @@
 import json
+import sys
 
 import pytest
 
 import jaxsamplers as js
+from jaxsamplers import comparison, plotting, problems
 from jaxsamplers.cli import main
 
 
 def test_list_names_everything(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for registry in (js.solvers.registry, js.schedules.registry, js.processes.registry):
+    for registry in (js.solvers.registry, js.schedules.registry, js.processes.registry, problems.registry):
         for name in registry:
             described = [line for line in lines if line.split()[:1] == [name]]
             assert len(described) == 1
             assert len(described[0].split()) > 3
+            assert "``" not in described[0]
 
 
 def test_sample_draws_a_sheet_and_a_path(tmp_path, capsys):
@@ -42,14 +45,52 @@ def test_the_same_seed_gives_the_same_sheet(tmp_path, capsys):
 
 def test_compare_ranks_by_the_exact_solution(tmp_path, capsys):
     out = tmp_path / "compare.png"
-    names = ["--solver", "ddim", "--solver", "dpm_solver_pp", "--solver", "heun", "--solver", "ddpm"]
+    names = ["--solver", "ddim", "--solver", "heun", "--solver", "ddpm"]
     assert main(["compare", "--calls", "5", "12", "--count", "4", "--out", str(out), *names]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     results = json.loads(out.with_suffix(".json").read_text())["solvers"]
-    assert list(results) == ["ddim", "dpm_solver_pp", "heun"]  # a stochastic solver has no error to the flow
+    assert list(results) == ["ddim", "heun"]
+    assert "left out, they draw noise: ddpm" in capsys.readouterr().out  # it has no error to the flow
     assert [point["calls"] for point in results["heun"]] == [5, 11]
-    assert results["dpm_solver_pp"][1]["median"] < results["ddim"][1]["median"] < results["ddim"][0]["median"]
-    assert "heun" in capsys.readouterr().out
+    assert results["heun"][1]["median"] < results["ddim"][1]["median"] < results["ddim"][0]["median"]
+
+
+def test_compare_reports_what_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(comparison, "exact", lambda process, model, x, times: 0 * x)  # takes seconds to compile
+    out = tmp_path / "compare.svg"
+    command = ["compare", "--process", "rectified_flow", "--calls", "3", "--count", "2", "--out", str(out)]
+    assert main([*command, "--solver", "ddim", "--solver", "lms"]) == 0
+    assert "lms: deis predicts noise and needs signal at its first time" in capsys.readouterr().out
+    assert list(json.loads(out.with_suffix(".json").read_text())["refused"]["lms"]) == ["3"]
+    assert main([*command, "--solver", "ddpm"]) == 2
+    assert "no solver has an error to show (left out, they draw noise: ddpm)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "told"), [("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")])
+def test_a_missing_package_is_named_with_what_installs_it(package, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["sample", "--steps", "2"]) == 2
+    error = f"error: this command needs {told}, which is not installed: pip install 'jaxsamplers[experiments]'\n"
+    assert capsys.readouterr().err == error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("failure", "status"), [(OSError("disk full"), 2), (KeyboardInterrupt(), 130)])
+def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeypatch):
+    """The sheet is drawn before the path fails; an older sheet stays as it was."""
+
+    def fail(images, times, path, title):
+        path.write_text("half")
+        raise failure
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plotting, "trajectory", fail)
+    (tmp_path / "samples.png").write_text("older")
+    assert main(["sample", "--count", "2", "--steps", "2", "--solver", "ddim", "--trajectory"]) == status
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+    assert (tmp_path / "samples.png").read_text() == "older"
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -61,10 +102,24 @@ def test_compare_ranks_by_the_exact_solution(tmp_path, capsys):
         (["sample", "--option", "ordr=3"], "unknown option 'ordr': did you mean order"),
         (["sample", "--option", "order"], "--option wants NAME=VALUE, got 'order'"),
         (["sample", "--option", "order=9"], "order must be from 1 to 3, got 9"),
+        (["sample", "--option", "order=2.5"], "option order must be an integer, such as its default 2, got '2.5'"),
+        (["sample", "--option", "variant=3"], "option variant must be a word, such as its default midpoint, got '3'"),
+        (["sample", "--solver", "ddim", "--option", "eta=high"], "option eta must be a number"),
+        (["sample", "--option", "lower_order_final=1"], "must be true or false, such as its default True, got '1'"),
+        (["sample", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["sample", "--solvr", "ddim"], "unknown argument '--solvr': did you mean --solver"),
+        (["sample", "ddim"], "unknown argument 'ddim'"),
+        (["smaple"], "unknown command 'smaple': did you mean sample"),
+        ([], "the following arguments are required: {sample,compare,list}"),
         (["sample", "--steps", "0"], "steps must be at least 1, got 0"),
         (["sample", "--count", "0"], "--count must be at least 1, got 0"),
         (["sample", "--process", "rectified_flow", "--schedule", "karras"], "give t_start= and t_end="),
         (["sample", "--out", "nowhere/at/all.png"], "there is no folder nowhere"),
+        (["sample", "--out", "."], "cannot write .: it is a folder"),
+        (["sample", "--out", "samples.pgn"], "a picture's name must end in .png, .pdf, .svg"),
+        (["sample", "--out", "a.png", "--trajectory", "a.png"], "two pictures cannot both be written to a.png"),
+        (["compare", "--calls", "0"], "--calls must be at least 1, got 0"),
+        (["compare", "--out", "compare.json"], "a picture's name must end in"),
         (["compare", "--problem", "mixtur"], "unknown problem 'mixtur': did you mean mixture"),
         (["compare", "--solver", "hein"], "unknown solver 'hein': did you mean heun"),
     ],
