@@ -54,6 +54,8 @@ def within(argument: str, value: Any, low: float, high: float = np.inf, *, above
     known = concrete(value)
     if known is None:
         return
+    if known.dtype.kind not in "fiu":
+        raise ValueError(f"{argument} must be a number, got {value!r}")
     inside = (known > low if above else known >= low) & (known <= high)
     if not inside.all():  # NaN is not inside
         bound = f"{'above' if above else 'at least'} {low:g}" + (f" and at most {high:g}" if high < np.inf else "")

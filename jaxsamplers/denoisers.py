@@ -57,9 +57,13 @@ class Denoiser:
     prediction: str
     time: Callable[..., Any] | None = None
 
-    def __call__(self, x: PyTree, t: Array, **extra: Any) -> PyTree:
-        """The clean-data estimate at ``x``; ``t`` is a scalar or has the batch shape ``[batch]``."""
-        shown = t if self.time is None else self.time(t)
+    def __call__(self, x: PyTree, t: Array, *, network_time: Array | None = None, **extra: Any) -> PyTree:
+        """The clean-data estimate at ``x``; ``t`` is a scalar or has the batch shape ``[batch]``.
+
+        ``network_time`` is shown to the network instead of ``time(t)``: a sampler's rows may carry it as an extra
+        input, where what the network is told is decoupled from the noise level (a rounded index, a learned time).
+        """
+        shown = network_time if network_time is not None else t if self.time is None else self.time(t)
         output = conform(self.apply(x, shown, **extra), x)
         if self.prediction == "x0":
             return output

@@ -60,7 +60,7 @@ def test_compare_reports_what_is_refused(tmp_path, capsys, monkeypatch):
     out = tmp_path / "compare.svg"
     command = ["compare", "--process", "rectified_flow", "--calls", "3", "--count", "2", "--out", str(out)]
     assert main([*command, "--solver", "ddim", "--solver", "lms"]) == 0
-    assert "lms: deis predicts noise and needs signal at its first time" in capsys.readouterr().out
+    assert "lms: lms predicts noise and needs signal at its first time" in capsys.readouterr().out
     assert list(json.loads(out.with_suffix(".json").read_text())["refused"]["lms"]) == ["3"]
     assert main([*command, "--solver", "ddpm"]) == 2
     assert "no solver has an error to show (left out, they draw noise: ddpm)" in capsys.readouterr().err

@@ -58,20 +58,27 @@ def deis(
     """
     checks.integer("order", order, low=1, high=4)
     checks.one_of("variable", variable, ("t", "rho"))
+    return _adams_bashforth("deis", process, times, order + 1, variable, lower_order_final)
+
+
+def _adams_bashforth(
+    name: str, process: Process, times: Float[Array, " n+1"], values: int, variable: str, lower_order_final: bool
+) -> Tableau:
+    """The method through the last ``values`` noises; ``name`` is what a refusal says."""
     g = steps(process, times)
-    g.needs_signal("deis")
+    g.needs_signal(name)
     gain = g.sigma_next - g.sigma * g.alpha_next / g.alpha  # alpha' (rho' - rho)
     if variable == "rho":
         span = g.sigma_next / g.alpha_next - g.sigma / g.alpha
-        moments = [gain / (p + 1) for p in range(order + 1)]
+        moments = [gain / (p + 1) for p in range(values)]
     else:
         span = g.t_next - g.t
-        moments = [gain, *[g.alpha_next * _moment(process, g.t, g.t_next, p) for p in range(1, order + 1)]]
+        moments = [gain, *[g.alpha_next * _moment(process, g.t, g.t_next, p) for p in range(1, values)]]
 
     def weights(k: int, here: Array) -> list[Array]:
         return interpolate(past(span, k, here), moments)
 
-    e = select(g.orders(order + 1, lower_order_final), order + 1, weights)
+    e = select(g.orders(values, lower_order_final), values, weights)
     return multistep(process, g, g.alpha_next / g.alpha, e, "epsilon")
 
 
@@ -81,10 +88,7 @@ def lms(process: Process, times: Float[Array, " n+1"], *, order: int = 4, lower_
     Arguments and errors as ``deis``; ``order`` counts all values here, so that ``order=1`` is Euler's method (DDIM).
     """
     checks.integer("order", order, low=1, high=4)
-    if order == 1:
-        g = steps(process, times)
-        return multistep(process, g, g.keep, [g.gain], "x0")
-    return deis(process, times, order=order - 1, variable="rho", lower_order_final=lower_order_final)
+    return _adams_bashforth("lms", process, times, order, "rho", lower_order_final)
 
 
 def ipndm_v(
@@ -94,7 +98,8 @@ def ipndm_v(
 
     (The authors' table departs from it beyond order 2 by a slip in a bracket.) Arguments and errors as ``lms``.
     """
-    return lms(process, times, order=order, lower_order_final=lower_order_final)
+    checks.integer("order", order, low=1, high=4)
+    return _adams_bashforth("ipndm_v", process, times, order, "rho", lower_order_final)
 
 
 def ipndm(process: Process, times: Float[Array, " n+1"], *, order: int = 4, lower_order_final: bool = False) -> Tableau:
