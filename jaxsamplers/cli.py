@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import inspect
 import json
@@ -91,14 +92,15 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
 
     compare = commands.add_parser("compare", allow_abbrev=False, help="error to the exact solution against calls")
     compare.set_defaults(command=_compare)
-    compare.add_argument("--problem", default="mixture", help="digits, mixture or mixture-8 (default: %(default)s)")
+    compare.add_argument("--problem", action="append", help="a name of `list`, or package.module:function (mixture)")
+    compare.add_argument("--schedule", action="append", help="one or more, or all; default as for sample")
     compare.add_argument("--solver", action="append", metavar="NAME", help="only these (default: all deterministic)")
     compare.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20, 40], help="default: %(default)s")
     compare.add_argument("--count", type=int, default=64, help="starts to average over (default: %(default)s)")
-    compare.add_argument("--out", type=Path, default=Path("compare.png"), help="and a .json beside it")
+    compare.add_argument("--out", type=Path, default=Path("compare.png"), help="one a problem, and a .json beside it")
 
+    draw.add_argument("--schedule", help="default: half_log_snr, uniform for rectified_flow")
     for command in (draw, compare):
-        command.add_argument("--schedule", help="default: half_log_snr, uniform for rectified_flow")
         command.add_argument("--process", default="vp_linear", help="default: %(default)s")
         command.add_argument("--t-start", type=float, help="default: the process's range")
         command.add_argument("--t-end", type=float, help="default: the process's range")
@@ -176,55 +178,92 @@ def _compare(options: argparse.Namespace) -> None:
         checks.integer("--calls", calls, low=1)
     chosen = {name: checks.look_up("solver", name, solvers.registry) for name in options.solver or solvers.registry}
     make = checks.look_up("process", options.process, processes.registry)
+    budgets = sorted(set(options.calls))
+    named = options.problem or ["mixture"]
     _check_pictures(options.out)
     _need("matplotlib", "diffrax")
 
     import jax
     import jax.numpy as jnp
 
-    from jaxsamplers import comparison, plotting_compare, problems
+    from jaxsamplers import comparison, leaderboard
 
-    problem = checks.look_up("problem", options.problem, problems.registry)()
-    budgets = sorted(set(options.calls))
+    problems = {name.rpartition(":")[2]: _problem(name)() for name in named}
     with jax.enable_x64(True):
         process = make()
-        model = problem.denoiser(process)
-        schedule, times = _times(options, process, budgets[-1])
-        like = jax.ShapeDtypeStruct((options.count, *problem.shape), jnp.float64)
-        x = process.prior(jax.random.key(options.seed), like, t=times[0])
-        title = f"{options.problem}, {options.process}, {schedule} schedule"
-        print(f"{title}: exact solution of {options.count} starts", flush=True)
-        goal = comparison.exact(process, model, x, times)
-        print(f"\n{'median error after N calls':28s}" + "".join(f"{budget:>10d}" for budget in budgets), flush=True)
-        grid = lambda steps: _times(options, process, steps)[1]
-        results = []
-        for measured in comparison.measure(chosen, process, model, grid, x, goal, budgets):
+        grids = _schedules(options, process, budgets[-1])
+        first = next(iter(grids.values()))(budgets[-1])
+        about = f"{options.process}, {' '.join(grids) if len(grids) < 4 else f'best of {len(grids)} schedules'}"
+        tasks = {}
+        for name, problem in problems.items():
+            print(f"{name}, {about}: exact solution of {options.count} starts", flush=True)
+            model = problem.denoiser(process)
+            like = jax.ShapeDtypeStruct((options.count, *problem.shape), jnp.float64)
+            x = process.prior(jax.random.key(options.seed), like, t=first[0])
+            tasks[name] = comparison.Task(model, x, comparison.exact(process, model, x, first))
+        leading, by = next(iter(tasks)), 10 if 10 in budgets else budgets[len(budgets) // 2]
+        table = functools.partial(leaderboard.table, budgets=budgets, by=by, schedules=len(grids) > 1)
+        results: list[comparison.Measured] = []
+        for measured in comparison.measure(chosen, process, grids, tasks, budgets):
             results.append(measured)
-            errors = {point.budget: f"{point.median:.2e}" for point in measured.points}
-            if errors:
-                print(f"{measured.name:28s}" + "".join(f"{errors.get(n, '-'):>10s}" for n in budgets), flush=True)
-    notes = [f"{r.name}: {' '.join(reason.split())}" for r in results for reason in dict.fromkeys(r.refused.values())]
-    random = [r.name for r in results if r.stochastic]
-    notes += [f"left out, they draw noise: {', '.join(random)}"] if random else []
-    curves = {r.name: [(point.calls, point.median) for point in r.points] for r in results if r.points}
-    if not curves:
+            done = [r for r in results if r.solver == measured.solver]
+            if len(done) == len(grids) and (entry := leaderboard.board(done, leading)):
+                print("\n".join(table(entry).splitlines()[len(results) > len(done) :]), flush=True)
+    boards = {name: leaderboard.board(results, name) for name in tasks}
+    for name, board in boards.items():
+        if board and len(chosen) > 1:
+            print(f"\n{name}, {about}\n{table(board)}")
+    notes = leaderboard.notes(results)
+    if not any(boards.values()):
         raise ValueError(f"no solver has an error to show ({'; '.join(notes)})")
-    if notes:
-        print("", *notes, sep="\n")
-    record = {
-        "problem": title,
-        "starts": options.count,
-        "seed": options.seed,
-        "times": [float(times[0]), float(times[-1])],
-        "solvers": {r.name: [point._asdict() for point in r.points] for r in results if r.points},
-        "refused": {r.name: r.refused for r in results if r.refused},
-    }
-    beside = options.out.with_suffix(".json")
-    with _complete(options.out, beside) as (picture, numbers):
-        families = {name: solver.__module__ for name, solver in chosen.items()}
-        plotting_compare.compare(curves, picture, families=families, title=title)
-        numbers.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\nwrote {options.out} and {beside}")
+    print("", *notes, sep="\n")
+    ends = [float(first[0]), float(first[-1])]
+    numbers = leaderboard.record(
+        results, tasks, process=options.process, times=ends, starts=options.count, seed=options.seed
+    )
+    pictures = {name: _beside(options.out, name if len(tasks) > 1 else "") for name, board in boards.items() if board}
+    families = {name: solver.__module__ for name, solver in chosen.items()}
+    with _complete(*pictures.values(), options.out.with_suffix(".json")) as drafts:
+        for (name, board), draft in zip(((n, b) for n, b in boards.items() if b), drafts, strict=False):
+            leaderboard.draw(board, draft, families=families, title=f"{name}, {about}")
+        drafts[-1].write_text(json.dumps(numbers, indent=1) + "\n")
+    print(f"\nwrote {', '.join(map(str, pictures.values()))} and {options.out.with_suffix('.json')}")
+    if len(boards) > 1:
+        print(f"\n{leaderboard.markdown(boards, by=by, rows=10)}")
+
+
+def _problem(name: str) -> Callable[[], Any]:
+    """A named problem, or a function of one's own as ``package.module:function``."""
+    module, colon, function = name.partition(":")
+    if not colon:
+        from jaxsamplers import problems
+
+        return checks.look_up("problem", name, problems.registry)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no problem {name}: {error}") from error
+
+
+def _schedules(options: argparse.Namespace, process: Any, steps: int) -> dict[str, Callable[[int], Any]]:
+    """The schedules that were asked for; of "all", those that the process and its ends allow."""
+
+    def grid(name: str) -> Callable[[int], Any]:
+        make = checks.look_up("schedule", name, schedules.registry)
+        return lambda steps: make(process, steps, t_start=options.t_start, t_end=options.t_end)
+
+    if options.schedule != ["all"]:
+        return {name: grid(name) for name in options.schedule or [_usual_schedule(options)]}
+    allowed = {}
+    for name in schedules.registry:
+        with contextlib.suppress(ValueError):
+            grid(name)(steps)
+            allowed[name] = grid(name)
+    return allowed
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}-{name}{path.suffix}") if name else path
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -239,9 +278,13 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _times(options: argparse.Namespace, process: Any, steps: int) -> tuple[str, Any]:
-    name = options.schedule or ("uniform" if options.process in INFINITE_ENDS else "half_log_snr")
+    name = options.schedule or _usual_schedule(options)
     schedule = checks.look_up("schedule", name, schedules.registry)
     return name, schedule(process, steps, t_start=options.t_start, t_end=options.t_end)
+
+
+def _usual_schedule(options: argparse.Namespace) -> str:
+    return "uniform" if options.process in INFINITE_ENDS else "half_log_snr"
 
 
 def _build(solver: Callable[..., Sampler], process: Any, times: Any, options: Mapping[str, Any]) -> Sampler:

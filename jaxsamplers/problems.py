@@ -51,8 +51,14 @@ def mixture_8() -> Problem:
     return mixture(8)
 
 
+def mixture_64() -> Problem:
+    """The same in sixty-four dimensions."""
+    return mixture(64)
+
+
 registry: dict[str, Callable[[], Problem]] = {
     "digits": digits,
     "mixture": mixture,
     "mixture-8": mixture_8,
+    "mixture-64": mixture_64,
 }

@@ -48,7 +48,8 @@ def test_compare_ranks_by_the_exact_solution(tmp_path, capsys):
     names = ["--solver", "ddim", "--solver", "heun", "--solver", "ddpm"]
     assert main(["compare", "--calls", "5", "12", "--count", "4", "--out", str(out), *names]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
-    results = json.loads(out.with_suffix(".json").read_text())["solvers"]
+    errors = json.loads(out.with_suffix(".json").read_text())["errors"]
+    results = {solver: found["half_log_snr"] for solver, found in errors["mixture"].items()}
     assert list(results) == ["ddim", "heun"]
     assert "left out, they draw noise: ddpm" in capsys.readouterr().out  # it has no error to the flow
     assert [point["calls"] for point in results["heun"]] == [5, 11]
@@ -61,7 +62,8 @@ def test_compare_reports_what_is_refused(tmp_path, capsys, monkeypatch):
     command = ["compare", "--process", "rectified_flow", "--calls", "3", "--count", "2", "--out", str(out)]
     assert main([*command, "--solver", "ddim", "--solver", "lms"]) == 0
     assert "lms: lms predicts noise and needs signal at its first time" in capsys.readouterr().out
-    assert list(json.loads(out.with_suffix(".json").read_text())["refused"]["lms"]) == ["3"]
+    (refused,) = json.loads(out.with_suffix(".json").read_text())["refused"]
+    assert (refused["solver"], refused["schedule"], refused["calls"]) == ("lms", "uniform", 3)
     assert main([*command, "--solver", "ddpm"]) == 2
     assert "no solver has an error to show (left out, they draw noise: ddpm)" in capsys.readouterr().err
 
@@ -122,6 +124,8 @@ def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeyp
         (["compare", "--out", "compare.json"], "a picture's name must end in"),
         (["compare", "--problem", "mixtur"], "unknown problem 'mixtur': did you mean mixture"),
         (["compare", "--solver", "hein"], "unknown solver 'hein': did you mean heun"),
+        (["compare", "--schedule", "karas"], "unknown schedule 'karas': did you mean karras"),
+        (["compare", "--problem", "no.such:thing"], "there is no problem no.such:thing: No module named 'no'"),
     ],
 )
 def test_bad_commands_answer_in_one_sentence(command, message, capsys, tmp_path, monkeypatch):

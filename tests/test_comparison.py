@@ -36,15 +36,18 @@ def test_the_most_steps_within_a_budget(calls, budget, most):
         asked.append(steps)
         return rows(calls(steps))
 
-    assert len(comparison.within_budget(make, budget)) == most
+    assert calls(comparison.steps_within(make, budget)) == most
     assert len(asked) < 6  # found without trying every number
 
 
 def test_reasons_why_nothing_fits():
-    assert comparison.within_budget(lambda n: rows(2 * n), 1) == "makes more than 1 network call in one step"
+    assert comparison.steps_within(lambda n: rows(2 * n), 1) == "makes more than 1 network call in one step"
     flow = js.processes.rectified_flow()
-    refuse = lambda n: js.solvers.dpm_solver(flow, js.schedules.uniform(flow, n))
-    assert "needs signal at its first time" in comparison.within_budget(refuse, 2)
+    task = comparison.Task(lambda x, t: x, np.zeros((1, 2)), np.zeros((1, 2)))
+    schedules = {"uniform": lambda n: js.schedules.uniform(flow, n)}
+    (found,) = comparison.measure({"dpm_solver": js.solvers.dpm_solver}, flow, schedules, {"zero": task}, [2])
+    assert "needs signal at its first time" in found.refused[2]
+    assert found.points == {"zero": []}
 
 
 def test_a_number_of_steps_that_is_refused_is_passed_over():
@@ -53,7 +56,7 @@ def test_a_number_of_steps_that_is_refused_is_passed_over():
             raise ValueError("the number of steps must be odd")
         return rows(n)
 
-    assert len(comparison.within_budget(odd_only, 6)) == 5
+    assert comparison.steps_within(odd_only, 6) == 5
 
 
 def test_padding_changes_no_error(x64):
@@ -63,16 +66,17 @@ def test_padding_changes_no_error(x64):
     schedule = lambda steps: js.schedules.half_log_snr(process, steps)
     x = process.prior(jax.random.key(0), jax.ShapeDtypeStruct((5, 2), np.float64))
     goal = 0.1 * x
+    task = comparison.Task(model, x, goal)
     names = ["ddim", "unipc", "ddpm"]
     chosen = {name: js.solvers.registry[name] for name in names}
-    found = list(comparison.measure(chosen, process, model, schedule, x, goal, [6]))
-    assert [measured.name for measured in found] == names
+    found = list(comparison.measure(chosen, process, {"even": schedule}, {"mixture": task}, [6]))
+    assert [measured.solver for measured in found] == names
     assert [measured.stochastic for measured in found] == [False, False, True]
     for measured in found[:2]:
-        sampler = chosen[measured.name](process, schedule(6))
+        sampler = chosen[measured.solver](process, schedule(6))
         apart = np.linalg.norm(js.sample(sampler, model, x) - goal, axis=1)
         expected = (6, 6, apart.mean(), np.median(apart))
-        np.testing.assert_allclose(measured.points, [expected], rtol=1e-8)
+        np.testing.assert_allclose(measured.points["mixture"], [expected], rtol=1e-8)
     assert not found[2].points
 
 
