@@ -122,7 +122,8 @@ class Settings:
     sample: SampleSettings = dataclasses.field(default_factory=SampleSettings)
 
     def __post_init__(self) -> None:
-        checks.one_of("process", self.process, [name for name in js.processes.registry if name != "edm"])
+        longer = ("edm", "pfgm_plus_plus")
+        checks.one_of("process", self.process, [name for name in js.processes.registry if name not in longer])
         checks.one_of("prediction", self.prediction, ("epsilon", "x0", "v", "velocity"))
 
 
@@ -210,7 +211,7 @@ def denoising_loss(
 
 def process_of(settings: Settings) -> js.processes.Process:
     """The forward process; rectified flow stops short of its ends, where some predictions are not defined."""
-    limits = {"t_min": 1e-3, "t_max": 0.999} if settings.process == "rectified_flow" else {}
+    limits = {"t_min": 1e-3, "t_max": 0.999} if settings.process in ("rectified_flow", "trigonometric") else {}
     return js.processes.registry[settings.process](**limits)
 
 

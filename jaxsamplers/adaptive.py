@@ -155,7 +155,7 @@ def log_likelihood(
         model: the denoiser.
         x: samples at time ``t``, a pytree of arrays ``[batch, ...]``.
         t: ``process.t_min`` by default; not the clean end.
-        log_prior: log density of the samples at ``t_max``; that of ``N(origin, sigma(t_max)^2 I)`` by default.
+        log_prior: log density of the samples at ``t_max``; that of ``process.prior`` by default.
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
         max_steps: more than this is an error.
@@ -253,8 +253,9 @@ def _likelihood(
     centred = _scale(y, _radius(process, end))
     if log_prior is None:
         sigma = process.sigma(end)
-        squares = sum(jnp.sum((leaf.reshape(batch, -1) / sigma) ** 2, axis=1) for leaf in jax.tree.leaves(centred))
-        prior = -0.5 * squares - dimensions * (jnp.log(sigma) + 0.5 * jnp.log(2 * jnp.pi))
+        leaves = [(leaf.reshape(batch, -1) / sigma) ** 2 for leaf in jax.tree.leaves(centred)]
+        squares = sum((jnp.sum(leaf, axis=1) for leaf in leaves), start=jnp.zeros_like(change))
+        prior = process.noise.log_density(squares, dimensions) - dimensions * jnp.log(sigma)
     else:
         prior = log_prior(uncentre(centred, process.origin))
     scaling = dimensions * (jnp.log(_radius(process, end)) - jnp.log(_radius(process, start)))

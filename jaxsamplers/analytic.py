@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsamplers import checks
+from jaxsamplers.laws import Normal
 from jaxsamplers.processes import Process, centre, expand, uncentre
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def gaussian_mixture(
         weights: ``[K]``, equal by default; normalised here.
 
     Raises:
-        ValueError: shapes that do not fit, a covariance that is not positive semi-definite, weights not positive.
+        ValueError: shapes that do not fit, a covariance that is not positive semi-definite, weights not positive, a
+            process whose noise is not normal.
     """
+    _need_normal(process, "a Gaussian mixture")
     means = jnp.asarray(means, jnp.result_type(float))
     if means.ndim != 2:
         raise ValueError(f"means must have shape [components, dimensions], got {means.shape}")
@@ -155,7 +158,7 @@ class Empirical:
             points, log_weights = part
             points = _centre_points(points, origin, x).astype(x.dtype)
             dot = jnp.matmul(flat, points.T, precision=HIGHEST)
-            logits = log_weights + (alpha * dot - 0.5 * alpha**2 * jnp.sum(points**2, axis=1)) / total
+            logits = log_weights + self._log_likelihood(alpha * dot, alpha**2 * jnp.sum(points**2, axis=1), flat, total)
             new_top = jnp.maximum(top, jnp.max(logits, axis=1))
             old, new = jnp.exp(top - new_top), jnp.exp(logits - new_top[:, None])
             total_mean = old[:, None] * mean + jnp.matmul(new, points, precision=HIGHEST)
@@ -167,6 +170,13 @@ class Empirical:
         nearest = mean / mass[:, None]  # E[the data point | x]
         clean = nearest + alpha * kernel / total * (flat - alpha * nearest)
         return uncentre(clean.reshape(x.shape), origin)
+
+    def _log_likelihood(self, dot: Array, squares: Array, flat: Array, total: Array) -> Array:
+        """Of every sample under every point, up to a term of the sample alone."""
+        if isinstance(self.process.noise, Normal):
+            return (dot - 0.5 * squares) / total
+        away = jnp.maximum(jnp.sum(flat**2, axis=1, keepdims=True) - 2 * dot + squares, 0.0)
+        return self.process.noise.log_density(away / total, flat.shape[1])
 
     def draw(self, key: Key[Array, ""], count: int) -> Float[Array, "count D"]:
         """Smoothed data points, flattened: ``[count, D]``."""
@@ -190,12 +200,14 @@ def empirical(
         chunk: how many data points are compared at once: memory is ``O(batch x chunk)``.
 
     Raises:
-        ValueError: empty data, a negative bandwidth or a chunk below 1.
+        ValueError: empty data, a negative bandwidth or a chunk below 1, a bandwidth with noise that is not normal.
     """
     data = jnp.asarray(data, jnp.result_type(float))
     if data.ndim < 2 or data.shape[0] == 0:
         raise ValueError(f"data must have shape [points, ...], got {data.shape}")
     checks.within("bandwidth", bandwidth, 0.0)
+    if not checks.is_zero(bandwidth):
+        _need_normal(process, "smoothed data")
     size = min(checks.integer("chunk", chunk, low=1), data.shape[0])
     flat = data.reshape(data.shape[0], -1)
     missing = -flat.shape[0] % size
@@ -211,3 +223,9 @@ def _centre_points(points: Array, origin: Array | None, x: Array) -> Array:
         return points
     shift = jnp.broadcast_to(jnp.asarray(origin, points.dtype), x.shape[1:]).reshape(-1)
     return points - shift
+
+
+def _need_normal(process: Process, what: str) -> None:
+    if not isinstance(process.noise, Normal):
+        noise = type(process.noise).__name__
+        raise ValueError(f"{what} has a closed form under normal noise only, but this process's noise is {noise}")

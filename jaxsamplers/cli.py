@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EXTRA = "pip install 'jaxsamplers[experiments]'"
 PACKAGES = {"sklearn": "scikit-learn"}  # where the name to install is not the name to import
-INFINITE_ENDS = {"rectified_flow"}  # half-log-SNR schedules need t_start and t_end there
+INFINITE_ENDS = {"rectified_flow", "trigonometric"}  # half-log-SNR schedules need t_start and t_end there
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -99,7 +99,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     compare.add_argument("--count", type=int, default=64, help="starts to average over (default: %(default)s)")
     compare.add_argument("--out", type=Path, default=Path("compare.png"), help="one a problem, and a .json beside it")
 
-    draw.add_argument("--schedule", help="default: half_log_snr, uniform for rectified_flow")
+    draw.add_argument("--schedule", help="default: half_log_snr, uniform for flows")
     for command in (draw, compare):
         command.add_argument("--process", default="vp_linear", help="default: %(default)s")
         command.add_argument("--t-start", type=float, help="default: the process's range")

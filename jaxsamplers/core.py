@@ -180,17 +180,18 @@ def sample_keys(key: Key[Array, ""], indices: Int[Array, " batch"]) -> Key[Array
 def normal_like(key: Key[Array, ...], x: PyTree) -> PyTree:
     """Standard normal noise shaped, typed and sharded like ``x``; ``key`` may hold one key per sample."""
     leaves, treedef = jax.tree.flatten(x)
-    folded = [_fold_in(key, index) for index in range(len(leaves))]
+    folded = [fold_in(key, index) for index in range(len(leaves))]
     return jax.tree.unflatten(treedef, [_normal(k, leaf) for k, leaf in zip(folded, leaves, strict=True)])
 
 
 def step_key(state: SolverState, role: int) -> Key[Array, ...]:
     """The key of this row for one role, so that adding a feature never changes another's noise."""
     assert state.key is not None, "samplers that draw noise refuse to start without a key"
-    return _fold_in(_fold_in(state.key, state.step), role)
+    return fold_in(fold_in(state.key, state.step), role)
 
 
-def _fold_in(key: Key[Array, ...], data: int | Int[Array, ""]) -> Key[Array, ...]:
+def fold_in(key: Key[Array, ...], data: int | Int[Array, ""]) -> Key[Array, ...]:
+    """``jax.random.fold_in`` for one key, or for one per sample."""
     fold = jax.random.fold_in
     return fold(key, data) if key.ndim == 0 else jax.vmap(fold, in_axes=(0, None))(key, data)
 

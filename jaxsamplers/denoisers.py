@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxsamplers import checks
-from jaxsamplers.processes import Process, centre, expand, uncentre
+from jaxsamplers.processes import Process, centre, expand, same_structure, uncentre
 from jaxsamplers.tableau import conform
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def denoiser(
         ValueError: an unknown prediction; when called, an output that does not look like ``x``.
     """
     checks.one_of("prediction", prediction, predictions)
-    return Denoiser(_as_pytree(apply), process, prediction, None if time is None else _as_pytree(time))
+    return Denoiser(as_pytree(apply), process, prediction, None if time is None else as_pytree(time))
 
 
 def predict(model: Callable[..., Any], process: Process, prediction: str) -> Callable[..., Any]:
@@ -114,6 +115,46 @@ def predict(model: Callable[..., Any], process: Process, prediction: str) -> Cal
     return apply
 
 
+def convert(model: Callable[..., Any], process: Process, to: Process) -> Callable[..., Any]:
+    """A denoiser trained on ``process``, as the denoiser of another: exact, whatever the data.
+
+    At equal half-log-SNR the two noisy samples differ by a factor and a shift, so the estimate is the same:
+    ``(x, t) -> model((r' / r) (x - (1 - alpha) origin) + (1 - alpha') origin', t')``, with ``r^2 = alpha^2 + sigma^2``,
+    primes for ``process`` at the time ``t'`` of that half-log-SNR. The noise must have one law under both.
+
+    Args:
+        model: the denoiser ``(x, t, **extra) -> x0`` of ``process``.
+        process: what it was trained on.
+        to: what is to be sampled.
+
+    Raises:
+        ValueError: the two processes' noise has different laws.
+    Source: Karras et al. 2022 (arXiv 2206.00364), app. B; Lipman et al. 2024, Flow matching guide (arXiv 2412.06264),
+        sec. 4.6.2; Kim et al. 2025 (arXiv 2503.19385), where it turns a flow into a diffusion at inference.
+    """
+    if not same_structure(process.noise, to.noise):
+        names = [type(p.noise).__name__ for p in (process, to)]
+        raise ValueError(f"the noise must have one law under both processes, got {names[0]} and {names[1]}")
+    return Partial(_converted, as_pytree(model), process, to)
+
+
+def _converted(model: Callable[..., Any], process: Process, to: Process, x: PyTree, t: Array, **extra: Any) -> PyTree:
+    then = process.time(to.half_log_snr(t))
+    radius = jnp.hypot(process.alpha(then), process.sigma(then)) / jnp.hypot(to.alpha(t), to.sigma(t))
+    centred = _drifted(x, to, t, -1)
+    scaled = jax.tree.map(lambda leaf: expand(radius, leaf).astype(leaf.dtype) * leaf, centred)
+    return model(_drifted(scaled, process, then, 1), then, **extra)
+
+
+def _drifted(x: PyTree, process: Process, t: Array, sign: int) -> PyTree:
+    """``x + sign (1 - alpha) origin``."""
+    if process.origin is None:
+        return x
+    origin = uncentre(jax.tree.map(jnp.zeros_like, x), process.origin)
+    gone = sign * (1 - process.alpha(t))
+    return jax.tree.map(lambda leaf, o: leaf + expand(gone, leaf).astype(leaf.dtype) * o, x, origin)
+
+
 def _levels(process: Process, t: Array) -> tuple[Array, ...]:
     return process.alpha(t), process.sigma(t), *process.velocity_coefficients(t)
 
@@ -125,7 +166,8 @@ def _mix(formula: Callable[..., Any], levels: tuple[Array, ...], value: PyTree, 
     return jax.tree.map(leaf, value, x)
 
 
-def _as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
+def as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` itself if it is a pytree, else wrapped as one without leaves, equal by identity."""
     return Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 

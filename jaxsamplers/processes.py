@@ -1,72 +1,62 @@
-"""Gaussian noise processes ``x_t = alpha(t) x0 + sigma(t) eps``, ``eps ~ N(0, I)``.
+"""Noise processes ``x_t = alpha(t) x0 + sigma(t) eps``, ``eps ~ N(0, I)`` unless said otherwise.
 
-A process is a *law* (how ``alpha`` and ``sigma`` depend on time), the range of times it is used on, and
-optionally an origin that it drifts to: ``x_t - origin = alpha (x0 - origin) + sigma eps``. Time decreases
-while sampling; at ``t = 0``, the clean end, ``alpha = 1`` and ``sigma = 0``.
-
-Everything is built on the half-log-SNR ``log(alpha / sigma)`` and on ``log alpha``, never on ``1 - alpha**2``,
-so float32 stays accurate at both ends. Where ``sigma`` or ``alpha`` vanishes, values are exact limits and
-gradients are zero rather than NaN (two ``where``: one for the value, one for the gradient).
+A process is a *law* (how ``alpha`` and ``sigma`` depend on time, ``laws.py``), the range of times it is used on,
+optionally an origin that it drifts to, ``x_t - origin = alpha (x0 - origin) + sigma eps``, and the law of its noise.
+Time decreases while sampling; at ``t = 0``, the clean end, ``alpha = 1`` and ``sigma = 0``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsamplers import checks
-from jaxsamplers.core import normal_like
+from jaxsamplers.core import as_key
+from jaxsamplers.laws import (
+    Cosine,
+    Law,
+    LinearBeta,
+    Louder,
+    Noise,
+    Normal,
+    Residual,
+    Straight,
+    StudentT,
+    Table,
+    Trigonometric,
+    VarianceExploding,
+    VariancePreserving,
+    pytree,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
 
     Times = Float[Array, "..."]
 
-Class = TypeVar("Class")
 
-
-@dataclass_transform(frozen_default=True)
-def _pytree(cls: type[Class]) -> type[Class]:
-    """A frozen dataclass whose fields are all leaves or subtrees."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-class Law(Protocol):
-    """How signal and noise depend on time; all four map arrays elementwise."""
-
-    def alpha(self, t: Times) -> Times:
-        """Signal level."""
-
-    def sigma(self, t: Times) -> Times:
-        """Noise level."""
-
-    def half_log_snr(self, t: Times) -> Times:
-        """``log(alpha / sigma)``, decreasing in time."""
-
-    def time(self, half_log_snr: Times) -> Times:
-        """The inverse of ``half_log_snr``."""
-
-
-@_pytree
+@pytree
 class Process:
-    """A Gaussian noise process; made by the functions below.
+    """A noise process; made by the functions below.
 
     Attributes:
         law: signal and noise levels.
         t_min: where schedules end by default.
         t_max: where they start; times above it are refused.
         origin: the point the process drifts to (a pytree that broadcasts against ``x``), or ``None`` for 0.
+        noise: how ``eps`` is distributed; standard normal unless the process says otherwise.
     """
 
     law: Law
     t_min: float
     t_max: float
     origin: PyTree = None
+    noise: Noise = dataclasses.field(default_factory=Normal)
 
     def alpha(self, t: Times | float) -> Times:
         """Signal level at ``t``, elementwise."""
@@ -85,7 +75,7 @@ class Process:
         return self.law.time(_float(half_log_snr))
 
     def prior(self, key: Key[Array, ""], shape: Any, t: float | None = None) -> PyTree:
-        """Noise to start from, ``origin + sigma(t) z``.
+        """Noise to start from, ``origin + sigma(t) eps``.
 
         Args:
             key: PRNG key, or one per sample.
@@ -96,12 +86,12 @@ class Process:
             shape = jax.ShapeDtypeStruct(shape, jnp.float32)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
         sigma = self.sigma(self.t_max if t is None else t)
-        noise = jax.tree.map(lambda z: (sigma * z).astype(z.dtype), normal_like(key, zeros))
+        noise = jax.tree.map(lambda z: (sigma * z).astype(z.dtype), self.noise.draw(as_key(key), zeros))
         return uncentre(noise, self.origin)
 
     def forward(self, key: Key[Array, ""], x0: PyTree, t: Times) -> PyTree:
         """A draw of ``x_t`` given ``x0``; ``t`` is a scalar or has the batch shape ``[batch]``."""
-        noise = normal_like(key, x0)
+        noise = self.noise.draw(as_key(key), x0)
         centred = jax.tree.map(
             lambda x, z: expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * z, centre(x0, self.origin), noise
         )
@@ -182,13 +172,131 @@ def rectified_flow(*, t_min: float = 0.0, t_max: float = 1.0) -> Process:
     return _process(Straight(), t_min, t_max)
 
 
+def trigonometric(power: float = 1.0, *, t_min: float = 0.0, t_max: float = 1.0) -> Process:
+    """A one-sided interpolant, ``alpha = cos(pi t / 2)^power``, ``sigma = sin(pi t / 2)^power``, up to pure noise.
+
+    With ``power=2`` it is the decoding half of the encoding-decoding interpolant (see ``interpolants``). As with
+    ``rectified_flow``, the one-sided linear one, the half-log-SNR is infinite at both ends.
+    Source: Albergo, Boffi & Vanden-Eijnden 2023 (arXiv 2303.08797), sec. 4, with time reversed.
+    """
+    checks.within("power", power, 0.0, above=True)
+    checks.within("t_max", t_max, 0.0, 1.0)
+    return _process(Trigonometric(power), t_min, t_max)
+
+
 def shifted(process: Process, origin: PyTree) -> Process:
     """The same process drifting to ``origin`` instead of 0: ``x_t = alpha x0 + (1 - alpha) origin + sigma eps``.
 
-    Mean-reverting SDEs (Luo et al. 2023, arXiv 2301.11699) and residual shifting (Yue et al. 2023,
-    arXiv 2307.12348) have this form, with a degraded image as the origin. Every solver runs on it unchanged.
+    Every solver runs on it unchanged; ``mean_reverting`` and ``residual_shifting`` are such processes.
     """
-    return Process(process.law, process.t_min, process.t_max, uncentre(origin, process.origin))
+    return dataclasses.replace(process, origin=uncentre(origin, process.origin))
+
+
+def mean_reverting(
+    origin: PyTree = None,
+    thetas: Float[Array, " n"] | None = None,
+    *,
+    stationary: float = 10 / 255,
+    decay: float = 0.005,
+    t_min: float | None = None,
+) -> Process:
+    """IR-SDE: data drift to a degraded image, ``dx = theta (origin - x) dt + stationary sqrt(2 theta) dw``.
+
+    ``alpha = exp(-int theta)`` and ``sigma = stationary sqrt(1 - alpha^2)`` about the origin: variance preserving but
+    for the size of the noise. Step ``i`` of the table sits at time ``i / n``, ``log alpha`` is linear in between, and a
+    network that wants the index gets it from ``denoiser(..., time=lambda t: n * t)``. DPM-Solver++ on it is the
+    MR sampler; DDPM on it is the authors' posterior sampling.
+
+    Args:
+        origin: the degraded image, any pytree that broadcasts against ``x``; ``None`` for 0.
+        thetas: speeds of steps ``1 .. n``, of which only the proportions count: ``ones(100)`` is the constant schedule.
+            By default IR-SDE's cosine of 100 steps.
+        stationary: standard deviation of the noise in the end, in units of the data.
+        decay: ``alpha`` at the last step.
+        t_min: ``1 / n`` by default.
+
+    Raises:
+        ValueError: speeds that are not a one-dimensional table of positive numbers, ``decay`` outside (0, 1).
+    Source: Luo et al. 2023, Image restoration with mean-reverting SDEs (arXiv 2301.11699), eq. 3 - 6 and their code;
+        Li et al. 2025, MaRS (arXiv 2502.07856), whose code counts the speed of step 0 too, so that its data end
+        keeps some noise.
+    """
+    speeds: Any = _cosine_thetas(100) if thetas is None else thetas
+    known = checks.concrete(speeds)
+    if jnp.ndim(speeds) != 1 or jnp.size(speeds) == 0:
+        raise ValueError(f"thetas must be a one-dimensional table, got shape {jnp.shape(speeds)}")
+    checks.within("thetas", speeds, 0.0, above=True)
+    checks.within("stationary", stationary, 0.0, above=True)
+    checks.within("decay", decay, 0.0, above=True)
+    checks.within("1 - decay", 1 - decay, 0.0, above=True)
+    total = jnp.cumsum(speeds) if known is None else jnp.asarray(np.cumsum(known.astype(np.float64)))
+    knots = jnp.concatenate([jnp.zeros_like(total[:1]), total / total[-1]]) * jnp.log(decay)
+    law = Louder(VariancePreserving(Table(knots)), stationary)
+    process = _process(law, 1.0 / total.shape[0] if t_min is None else t_min, 1.0)
+    return dataclasses.replace(process, origin=origin)
+
+
+def residual_shifting(
+    origin: PyTree = None,
+    *,
+    kappa: float = 2.0,
+    steps: int = 15,
+    power: float = 0.3,
+    noise_min: float = 0.04,
+    shift_max: float = 0.99,
+    t_min: float | None = None,
+) -> Process:
+    """ResShift: data shift to a degraded image, ``x_t = x0 + eta (origin - x0) + kappa sqrt(eta) eps``.
+
+    ``alpha = 1 - eta``, ``sigma = kappa sqrt(eta)`` about the origin. Step ``i`` of ``steps`` sits at time
+    ``(i + 1) / steps`` with ``sqrt(eta_i) = shift_min (shift_max / shift_min)^{(i / (steps - 1))^power}``; it is linear
+    in between, and 0 at the clean end. A network that wants the index gets it from
+    ``denoiser(..., time=lambda t: steps * t - 1)``. The authors' own sampler is ``solvers.resshift``.
+
+    Args:
+        origin: the degraded image, any pytree that broadcasts against ``x``; ``None`` for 0.
+        kappa: noise level when all is shifted, in units of the data.
+        steps: of the trained network.
+        power: below 1, most steps are spent near the noise.
+        noise_min: noise level of the first step: ``shift_min = min(noise_min / kappa, noise_min)``.
+        shift_max: ``sqrt(eta)`` of the last step. The paper sets ``eta`` itself, to 0.999; this is what the code does.
+        t_min: ``1 / steps`` by default.
+
+    Raises:
+        ValueError: fewer than two steps, numbers out of range.
+    Source: Yue et al. 2023, ResShift (arXiv 2307.12348), eq. 1 - 2 and sec. 2.3, and their code.
+    """
+    checks.integer("steps", steps, low=2)
+    for name, value in {"kappa": kappa, "power": power, "noise_min": noise_min}.items():
+        checks.within(name, value, 0.0, above=True)
+    checks.within("shift_max", shift_max, 0.0, 1.0, above=True)
+    shift_min = jnp.minimum(noise_min / kappa, noise_min)
+    rise = jnp.linspace(0.0, 1.0, steps) ** power
+    roots = shift_min * (shift_max / shift_min) ** rise
+    law = Residual(jnp.concatenate([jnp.zeros_like(roots[:1]), roots]), kappa)
+    return dataclasses.replace(_process(law, 1.0 / steps if t_min is None else t_min, 1.0), origin=origin)
+
+
+def pfgm_plus_plus(freedom: float = 128.0, *, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
+    """PFGM++: EDM's process with heavy-tailed noise, of an electric field in D = ``freedom`` more dimensions.
+
+    The kernel ``p_r(x | x0) ~ (|x - x0|^2 + r^2)^{-(N + D) / 2}`` at ``r = sigma sqrt(D)`` is the multivariate t law
+    with D degrees of freedom, scaled by ``sigma``: for every ``N``, and normal as D grows. Only what ``prior`` and
+    ``forward`` draw changes. The field lines solve ``dx/dsigma = (x - E[x0 | x]) / sigma``, EDM's equation, so every
+    deterministic solver runs unchanged; stochastic ones add normal noise, as the authors' churn does.
+
+    Args:
+        freedom: D; the authors' networks have 128 and 2048.
+        sigma_min: where schedules end by default.
+        sigma_max: where they start.
+
+    Raises:
+        ValueError: numbers out of range.
+    Source: Xu et al. 2023, PFGM++ (arXiv 2302.04265), eq. 4 and theorem 4.1. Their code draws the radius from the
+        inverse beta law, which is the same; it clips the underlying draw to [0.001, 0.999] in training, we do not.
+    """
+    checks.within("freedom", freedom, 0.0, above=True)
+    return dataclasses.replace(edm(sigma_min, sigma_max), noise=StudentT(freedom))
 
 
 def centre(x: PyTree, origin: PyTree) -> PyTree:
@@ -221,6 +329,12 @@ def _float(value: Times | float) -> Times:
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
 
 
+def _cosine_thetas(steps: int, offset: float = 0.008) -> np.ndarray:
+    """``1 - f(i + 1) / f(0)``, ``f(i) = cos(pi/2 (i / (steps + 2) + s) / (1 + s))^2``, for ``i = 1 .. steps``."""
+    f = lambda i: np.cos(np.pi / 2 * (i / (steps + 2) + offset) / (1 + offset)) ** 2
+    return 1 - f(np.arange(2, steps + 2)) / f(0)
+
+
 def same_structure(a: PyTree, b: PyTree) -> bool:
     """Whether two pytrees have the same structure, whatever their leaves."""
     return bool(jax.tree.structure(a) == jax.tree.structure(b))  # type: ignore[operator]
@@ -233,154 +347,13 @@ def _like(origin: PyTree, x: PyTree) -> PyTree:
     return jax.tree.map(lambda o, leaf: jnp.asarray(o, jnp.result_type(leaf)), origin, x)
 
 
-class Clock(Protocol):
-    """``log alpha`` of a variance-preserving law and its inverse."""
-
-    def log_alpha(self, t: Times) -> Times:
-        """0 at ``t = 0``, decreasing."""
-
-    def time(self, log_alpha: Times) -> Times:
-        """The inverse of ``log_alpha``."""
-
-
-@_pytree
-class VariancePreserving:
-    """``alpha^2 + sigma^2 = 1``, given ``log alpha`` as a function of time."""
-
-    clock: Clock
-
-    def alpha(self, t: Times) -> Times:
-        """``exp(log alpha)``."""
-        return jnp.exp(self.clock.log_alpha(t))
-
-    def sigma(self, t: Times) -> Times:
-        """``sqrt(1 - alpha^2)`` through expm1."""
-        return _where_positive(jnp.sqrt, -jnp.expm1(2 * self.clock.log_alpha(t)), 0.0)
-
-    def half_log_snr(self, t: Times) -> Times:
-        """``log alpha - log(1 - alpha^2) / 2``."""
-        log_alpha = self.clock.log_alpha(t)
-        return log_alpha - _where_positive(lambda v: 0.5 * jnp.log(v), -jnp.expm1(2 * log_alpha), -jnp.inf)
-
-    def time(self, half_log_snr: Times) -> Times:
-        """Through ``log alpha = -log(1 + exp(-2 half_log_snr)) / 2``."""
-        return self.clock.time(-0.5 * jax.nn.softplus(-2 * half_log_snr))
-
-
-@_pytree
-class LinearBeta:
-    """``beta(t) = beta_min + t (beta_max - beta_min)``."""
-
-    beta_min: float
-    beta_max: float
-
-    def log_alpha(self, t: Times) -> Times:
-        """Minus half the integral of beta."""
-        return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
-
-    def time(self, log_alpha: Times) -> Times:
-        """The positive root of the quadratic, in the form without cancellation."""
-        decay = -log_alpha
-        slope = 0.5 * self.beta_min
-        return 2 * decay / (slope + jnp.sqrt(slope**2 + (self.beta_max - self.beta_min) * decay))
-
-
-@_pytree
-class Cosine:
-    """``alpha(t) = cos(angle(t)) / cos(angle(0))`` with ``angle(t) = pi/2 (t + s) / (1 + s)``."""
-
-    offset: float
-
-    def log_alpha(self, t: Times) -> Times:
-        """``log cos(a + d) - log cos(a)``: by ``log1p`` near ``t = 0``, by the complementary angle near ``t = 1``."""
-        first, growth = self._angles(t)
-        early = t < 0.5
-        growth = jnp.where(early, growth, 0.0)
-        near_clean = jnp.log1p(-2 * jnp.sin(growth / 2) ** 2 - jnp.tan(first) * jnp.sin(growth))
-        _, complement = self._angles(jnp.where(early, 0.5, 1 - t))
-        return jnp.where(early, near_clean, jnp.log(jnp.sin(complement)) - jnp.log(jnp.cos(first)))
-
-    def time(self, log_alpha: Times) -> Times:
-        """Solves ``1 - cos(d) + tan(a) sin(d) = q`` for ``d`` by the half-angle substitution, ``q = 1 - alpha``."""
-        first, _ = self._angles(log_alpha)
-        q, tangent = -jnp.expm1(log_alpha), jnp.tan(first)
-        half = q / (tangent + jnp.sqrt(tangent**2 + q * (2 - q)))
-        return 2 * jnp.arctan(half) * 2 * (1 + self.offset) / jnp.pi
-
-    def _angles(self, t: Times) -> tuple[Times, Times]:
-        unit = jnp.pi / 2 / (1 + self.offset)
-        return jnp.asarray(unit * self.offset, t.dtype), unit * t
-
-
-@_pytree
-class Table:
-    """``log alpha`` at ``0, 1/n, ..., 1``, linear in between."""
-
-    knots: Float[Array, " n+1"]
-
-    def log_alpha(self, t: Times) -> Times:
-        """Linear interpolation."""
-        return jnp.interp(t, self._grid(), self.knots)
-
-    def time(self, log_alpha: Times) -> Times:
-        """Linear interpolation the other way; ``-log alpha`` is increasing."""
-        return jnp.interp(-log_alpha, -self.knots, self._grid())
-
-    def _grid(self) -> Times:
-        return jnp.linspace(0.0, 1.0, self.knots.shape[0], dtype=self.knots.dtype)
-
-
-@_pytree
-class VarianceExploding:
-    """``alpha = 1``, ``sigma = t``."""
-
-    def alpha(self, t: Times) -> Times:
-        """1."""
-        return jnp.ones_like(t)
-
-    def sigma(self, t: Times) -> Times:
-        """The time itself."""
-        return t
-
-    def half_log_snr(self, t: Times) -> Times:
-        """``-log t``."""
-        return _where_positive(lambda s: -jnp.log(s), t, jnp.inf)
-
-    def time(self, half_log_snr: Times) -> Times:
-        """``exp(-half_log_snr)``."""
-        return jnp.exp(-half_log_snr)
-
-
-@_pytree
-class Straight:
-    """``alpha = 1 - t``, ``sigma = t``."""
-
-    def alpha(self, t: Times) -> Times:
-        """``1 - t``."""
-        return 1 - t
-
-    def sigma(self, t: Times) -> Times:
-        """The time itself."""
-        return t
-
-    def half_log_snr(self, t: Times) -> Times:
-        """``log((1 - t) / t)``."""
-        return _where_positive(jnp.log, 1 - t, -jnp.inf) - _where_positive(jnp.log, t, -jnp.inf)
-
-    def time(self, half_log_snr: Times) -> Times:
-        """The logistic function of ``-half_log_snr``."""
-        return jax.nn.sigmoid(-half_log_snr)
-
-
-def _where_positive(function: Callable[[Times], Times], value: Times, otherwise: float) -> Times:
-    """``function(value)`` where it is positive, else a constant, with a finite gradient in both cases."""
-    positive = value > 0
-    return jnp.where(positive, function(jnp.where(positive, value, 1.0)), otherwise)
-
-
 registry: dict[str, Callable[..., Process]] = {
     "vp_linear": vp_linear,
     "vp_cosine": vp_cosine,
     "edm": edm,
     "rectified_flow": rectified_flow,
+    "trigonometric": trigonometric,
+    "mean_reverting": mean_reverting,
+    "residual_shifting": residual_shifting,
+    "pfgm_plus_plus": pfgm_plus_plus,
 }

@@ -7,7 +7,16 @@ import jaxsamplers as js
 from tests.cases import PROCESSES
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
-ALL = {**PROCESSES, "from_betas": js.processes.from_betas(BETAS), "straight": js.processes.rectified_flow()}
+MADE = {  # where needed, in the precision of the test
+    "from_betas": lambda: js.processes.from_betas(BETAS),
+    "straight": js.processes.rectified_flow,
+    "trigonometric": js.processes.trigonometric,
+    "trigonometric-2": lambda: js.processes.trigonometric(2.0, t_min=1e-3, t_max=0.999),
+    "mean_reverting": lambda: js.processes.mean_reverting(0.5),
+    "residual_shifting": lambda: js.processes.residual_shifting(0.5),
+    **{name: lambda process=process: process for name, process in PROCESSES.items()},
+}
+ALL = {name: make() for name, make in MADE.items()}
 
 
 def times_of(process, dtype):
@@ -25,7 +34,7 @@ def test_time_inverts_half_log_snr_in_float32(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_time_inverts_half_log_snr_in_float64(name, x64):
-    process = js.processes.from_betas(BETAS) if name == "from_betas" else ALL[name]
+    process = MADE[name]()
     t = times_of(process, jnp.float64)
     np.testing.assert_allclose(process.time(process.half_log_snr(t)), t, rtol=1e-10)
 
@@ -35,7 +44,7 @@ def test_float32_is_as_accurate_as_float32_can_be(name):
     """Against float64, to a few units in the last place, at both ends of the range."""
     t32 = times_of(ALL[name], jnp.float32)
     with jax.enable_x64(True):
-        process = js.processes.from_betas(BETAS) if name == "from_betas" else ALL[name]
+        process = MADE[name]()
         t64 = jnp.asarray(np.asarray(t32), jnp.float64)
         exact = [np.asarray(f(t64)) for f in (process.alpha, process.sigma, process.half_log_snr)]
     process = ALL[name]
@@ -44,7 +53,7 @@ def test_float32_is_as_accurate_as_float32_can_be(name):
     np.testing.assert_allclose(process.half_log_snr(t32), exact[2], rtol=2e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "vp_cosine", "from_betas"])
+@pytest.mark.parametrize("name", ["vp_linear", "vp_cosine", "from_betas", "trigonometric"])
 def test_variance_preserving(name):
     process = ALL[name]
     t = times_of(process, jnp.float32)
@@ -87,8 +96,9 @@ def test_clean_end_is_exact_and_its_gradients_are_finite(name):
         assert jnp.isfinite(jax.grad(f)(0.0))
 
 
-def test_pure_noise_end_of_a_straight_path():
-    process = js.processes.rectified_flow()
+@pytest.mark.parametrize("process", [js.processes.rectified_flow(), js.processes.trigonometric()])
+def test_pure_noise_end(process):
+    assert process.alpha(1.0) == 0
     assert process.half_log_snr(1.0) == -jnp.inf
     assert process.time(-jnp.inf) == 1
     assert jnp.isfinite(jax.grad(process.half_log_snr)(1.0))

@@ -53,3 +53,24 @@ def euler_ancestral(process: Process, times: Float[Array, " n+1"], *, eta: float
     ``up = eta rho' sqrt(1 - rho'^2 / rho^2)``: the same step by mathematics. Arguments and errors as ``ddim``.
     """
     return ddim(process, times, eta=eta)
+
+
+def resshift(process: Process, times: Float[Array, " n+1"]) -> Tableau:
+    """ResShift's own sampler, stochastic, first order; one network call a step.
+
+    DDIM with ``s^2 = sigma'^2 (1 - sigma'^2 / sigma^2)``: ``x' = q x + (alpha' - alpha q) m + s z``,
+    ``q = sigma'^2 / sigma^2``. Where ``alpha`` is constant it is DDPM; on ``residual_shifting`` it is less noisy than
+    DDPM, for that chain takes the shift, not only the noise, one step further at a time.
+
+    Args:
+        process: the noise process, ``processes.residual_shifting`` in the paper.
+        times: ``n + 1`` decreasing times.
+
+    Raises:
+        ValueError: a schedule that ``schedules.validate`` refuses.
+    Source: Yue et al. 2023, ResShift (arXiv 2307.12348), eq. 6 - 7.
+    """
+    g = steps(process, times)
+    keep = g.keep**2
+    fresh = (g.sigma - g.sigma_next) * (g.sigma + g.sigma_next) / g.sigma**2
+    return table(process, g.t, [[keep, g.alpha_next - g.alpha * keep]], noise=[g.sigma_next * jnp.sqrt(fresh)])
