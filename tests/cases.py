@@ -113,6 +113,8 @@ CASES = [
         calls=lambda steps: 3 * steps,
         from_noise=False,
     ),
+    _case("plms", 2.0, calls=lambda steps: steps + 1, from_noise=False),
+    _case("pndm", 2.0, calls=lambda steps: steps + 3 * min(steps, 3), from_noise=False),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

@@ -9,6 +9,7 @@ from jaxsamplers.solvers.ddpm import ddpm
 from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
 from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
+from jaxsamplers.solvers.pndm import plms, pndm
 from jaxsamplers.solvers.runge_kutta import euler, heun
 from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep
 from jaxsamplers.solvers.unipc import unipc
@@ -30,6 +31,8 @@ registry: dict[str, Callable[..., Tableau]] = {
     "lms": lms,
     "ipndm": ipndm,
     "ipndm_v": ipndm_v,
+    "plms": plms,
+    "pndm": pndm,
 }
 
 __all__ = [
@@ -46,6 +49,8 @@ __all__ = [
     "ipndm",
     "ipndm_v",
     "lms",
+    "plms",
+    "pndm",
     "registry",
     "sde_dpm_solver_pp",
     "unipc",
