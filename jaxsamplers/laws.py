@@ -187,16 +187,16 @@ class Straight:
 
 @pytree
 class Trigonometric:
-    """``alpha = cos(pi t / 2)^power``, ``sigma = sin(pi t / 2)^power``."""
+    """``alpha = cos(pi t / 2)^power``, ``sigma = sin(pi t / 2)^power``, with finite slopes at both ends."""
 
     power: float
 
     def alpha(self, t: Times) -> Times:
         """By the complementary angle: exactly 0 at ``t = 1``."""
-        return where_positive(lambda u: jnp.sin(jnp.pi / 2 * u) ** self.power, 1 - t, 0.0)
+        return jnp.sin(jnp.pi / 2 * (1 - t)) ** self.power
 
     def sigma(self, t: Times) -> Times:
-        """Exactly 0 at ``t = 0``, with the gradient of a sine to a power."""
+        """Exactly 0 at ``t = 0``."""
         return jnp.sin(jnp.pi / 2 * t) ** self.power
 
     def half_log_snr(self, t: Times) -> Times:

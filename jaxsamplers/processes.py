@@ -179,7 +179,7 @@ def trigonometric(power: float = 1.0, *, t_min: float = 0.0, t_max: float = 1.0)
     ``rectified_flow``, the one-sided linear one, the half-log-SNR is infinite at both ends.
     Source: Albergo, Boffi & Vanden-Eijnden 2023 (arXiv 2303.08797), sec. 4, with time reversed.
     """
-    checks.within("power", power, 0.0, above=True)
+    checks.within("power", power, 1.0)
     checks.within("t_max", t_max, 0.0, 1.0)
     return _process(Trigonometric(power), t_min, t_max)
 
