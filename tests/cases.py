@@ -115,6 +115,19 @@ CASES = [
     ),
     _case("plms", 2.0, calls=lambda steps: steps + 1, from_noise=False),
     _case("pndm", 2.0, calls=lambda steps: steps + 3 * min(steps, 3), from_noise=False),
+    _case(
+        "heun", 2.0, options={"variable": "rho"}, label="heun-rho", calls=lambda steps: 2 * steps - 1, from_noise=False
+    ),
+    _case("edm_stochastic", calls=lambda steps: 2 * steps - 1, from_noise=False, stochastic=True),
+    _case("restart", calls=lambda steps: 2 * steps + 3, from_noise=False, stochastic=True),
+    _case(
+        "dpm_solver_pp_singlestep_ancestral",
+        options={"eta": 0.7},
+        calls=lambda steps: 2 * steps - 1,
+        from_noise=False,
+        stochastic=True,
+    ),
+    _case("sde_dpm_solver_pp_singlestep", calls=lambda steps: 2 * steps - 1, from_noise=False, stochastic=True),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

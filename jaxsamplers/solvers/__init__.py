@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jaxsamplers.solvers.ddim import ddim, euler_ancestral
+from jaxsamplers.solvers.ancestral import (
+    ancestral,
+    dpm_solver_pp_singlestep_ancestral,
+    dpm_solver_singlestep_ancestral,
+)
 from jaxsamplers.solvers.ddpm import ddpm
 from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
 from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
+from jaxsamplers.solvers.edm import edm_stochastic
 from jaxsamplers.solvers.pndm import plms, pndm
 from jaxsamplers.solvers.runge_kutta import euler, heun
-from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep
+from jaxsamplers.solvers.restart import restart
+from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
+from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
 from jaxsamplers.solvers.unipc import unipc
 from jaxsamplers.tableau import Tableau
 
@@ -26,6 +34,11 @@ registry: dict[str, Callable[..., Tableau]] = {
     "sde_dpm_solver_pp": sde_dpm_solver_pp,
     "dpm_solver_singlestep": dpm_solver_singlestep,
     "dpm_solver_pp_singlestep": dpm_solver_pp_singlestep,
+    "edm_stochastic": edm_stochastic,
+    "restart": restart,
+    "dpm_solver_singlestep_ancestral": dpm_solver_singlestep_ancestral,
+    "dpm_solver_pp_singlestep_ancestral": dpm_solver_pp_singlestep_ancestral,
+    "sde_dpm_solver_pp_singlestep": sde_dpm_solver_pp_singlestep,
     "unipc": unipc,
     "deis": deis,
     "lms": lms,
@@ -36,15 +49,20 @@ registry: dict[str, Callable[..., Tableau]] = {
 }
 
 __all__ = [
+    "ancestral",
     "ddim",
     "ddpm",
     "deis",
     "dpm_solver",
     "dpm_solver_pp",
     "dpm_solver_pp_singlestep",
+    "dpm_solver_pp_singlestep_ancestral",
     "dpm_solver_singlestep",
+    "dpm_solver_singlestep_ancestral",
+    "edm_stochastic",
     "euler",
     "euler_ancestral",
+    "fast_orders",
     "heun",
     "ipndm",
     "ipndm_v",
@@ -52,6 +70,8 @@ __all__ = [
     "plms",
     "pndm",
     "registry",
+    "restart",
     "sde_dpm_solver_pp",
+    "sde_dpm_solver_pp_singlestep",
     "unipc",
 ]

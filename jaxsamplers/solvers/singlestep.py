@@ -8,15 +8,17 @@ noise or the estimate, ``K(r)`` the exact weight of ``x`` over the first ``r h``
     order 3   u  = K(1/3) x + G(1/3) v_0
               w  = K(2/3) x + G(2/3) v_0 + 2 M(2/3) (v(u) - v_0)       x' = K(1) x + G(1) v_0 + 3/2 M(1) (v(w) - v_0)
 
-Nothing is remembered from step to step, which suits large guidance scales and wide, uneven steps.
+Nothing is remembered from step to step, which suits large guidance scales and wide, uneven steps. The order may differ
+from step to step: DPM-Solver-fast is order 3 with an end of order 2 and 1 that makes up the number of calls.
 
-Source: Lu et al. 2022, DPM-Solver (arXiv 2206.00927), algorithms 1 - 2; Lu et al. 2022, DPM-Solver++ (arXiv
-2211.01095), algorithm 1 ("2S").
+Source: Lu et al. 2022, DPM-Solver (arXiv 2206.00927), algorithms 1 - 2 and section 3.4; Lu et al. 2022, DPM-Solver++
+(arXiv 2211.01095), algorithm 1 ("2S").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -35,37 +37,38 @@ if TYPE_CHECKING:
 
 
 def dpm_solver_singlestep(
-    process: Process, times: Float[Array, " n+1"], *, order: int = 2, lower_order_final: bool = True
+    process: Process, times: Float[Array, " n+1"], *, order: int | Sequence[int] = 2, lower_order_final: bool = True
 ) -> Tableau:
     """Singlestep DPM-Solver on the noise prediction, of orders 1 to 3; ``order`` network calls a step.
 
     Args:
         process: the noise process; its signal must not vanish at the first time.
         times: ``n + 1`` decreasing times, the ends of whole steps.
-        order: stages of a step.
+        order: stages of a step, or those of each step (then ``lower_order_final`` is not read).
         lower_order_final: take the last step at first order, in one call, as a step to the clean end must be.
 
     Raises:
         ValueError: an order or a schedule that is not allowed.
     """
-    steps(process, times).needs_signal("dpm_solver_singlestep")
+    g = steps(process, times)
+    g.needs_signal("dpm_solver_singlestep")
 
     def kernel(g: Steps) -> tuple[PerStep, PerStep, PerStep]:
         x = g.alpha_next / g.alpha
         return x, g.sigma_next - g.sigma * x, -g.sigma_next * g.h * phi(2, g.h)
 
-    return _singlestep(process, times, order, lower_order_final, kernel, "epsilon")
+    return _singlestep(process, g, order, lower_order_final, kernel, "epsilon")
 
 
 def dpm_solver_pp_singlestep(
-    process: Process, times: Float[Array, " n+1"], *, order: int = 2, lower_order_final: bool = True
+    process: Process, times: Float[Array, " n+1"], *, order: int | Sequence[int] = 2, lower_order_final: bool = True
 ) -> Tableau:
     """Singlestep DPM-Solver++ on the data prediction, of orders 1 to 3 ("2S"); ``order`` network calls a step.
 
     Args:
         process: the noise process; half-log-SNR must be finite at the first time for orders above 1.
         times: ``n + 1`` decreasing times, the ends of whole steps.
-        order: stages of a step.
+        order: stages of a step, or those of each step (then ``lower_order_final`` is not read).
         lower_order_final: take the last step at first order, in one call, as a step to the clean end must be.
 
     Raises:
@@ -75,18 +78,37 @@ def dpm_solver_pp_singlestep(
     def kernel(g: Steps) -> tuple[PerStep, PerStep, PerStep]:
         return g.keep, g.gain, g.alpha_next * g.h * phi(2, -g.h)
 
-    return _singlestep(process, times, order, lower_order_final, kernel, "x0")
+    return _singlestep(process, steps(process, times), order, lower_order_final, kernel, "x0")
+
+
+def fast_orders(calls: int) -> tuple[int, ...]:
+    """The orders with which DPM-Solver-fast spends ``calls`` network calls; as many steps as there are orders.
+
+    For example ``dpm_solver_singlestep(process, half_log_snr(process, len(orders)), order=orders)``.
+    """
+    checks.integer("calls", calls, low=1)
+    threes, rest = divmod(calls, 3)
+    return (*[3] * threes, rest) if rest else (*[3] * (threes - 1), 2, 1)
 
 
 def _singlestep(
-    process: Process, times: Float[Array, " n+1"], order: int, lower_order_final: bool, kernel: Kernel, prediction: str
+    process: Process,
+    g: Steps,
+    order: int | Sequence[int],
+    lower_order_final: bool,
+    kernel: Kernel,
+    prediction: str,
 ) -> Tableau:
     """``kernel`` gives K, G and M of the whole of the steps it is given; see the module's docstring."""
-    checks.integer("order", order, low=1, high=3)
-    g = steps(process, times)
-    if order > 1 and checks.is_zero(g.alpha[0]):
+    whole = len(g.t) - lower_order_final
+    orders = [*order] if isinstance(order, Sequence) else [order] * whole + [1] * lower_order_final
+    for each in orders if isinstance(order, Sequence) else [order]:
+        checks.integer("order", each, low=1, high=3)
+    if len(orders) != len(g.t):
+        raise ValueError(f"order must be one number or one for each of the {len(g.t)} steps, got {len(orders)}")
+    if orders[0] > 1 and checks.is_zero(g.alpha[0]):
         raise ValueError("a singlestep method of order above 1 needs signal at its first time, but alpha is 0 there")
-    if order > 1 and not lower_order_final and checks.is_zero(g.sigma_next[-1]):
+    if orders[-1] > 1 and checks.is_zero(g.sigma_next[-1]):
         raise ValueError("a step to the clean end is of first order: use lower_order_final=True")
 
     def value(alpha: PerStep, sigma: PerStep) -> tuple[PerStep, PerStep]:
@@ -105,27 +127,31 @@ def _singlestep(
         entry = 0 if prediction == "x0" else v * seen
         return table(process, inside.t_next, [[entry, x, v_0, v * answer], [0, 1, 0, 0], [0, 0, 1, 0]])
 
-    if order == 1:
-        return first(g, *kernel(g)[:2])
-    final = jax.tree.map(lambda level: level[-1:], g)
-    last = first(final, *kernel(final)[:2])
-    whole = jax.tree.map(lambda level: level[:-1], g) if lower_order_final else g
-    x, constant, growing = kernel(whole)
-    if order == 2:
-        half = _fraction(process, whole, 1 / 2)
-        stages = interleave(first(whole, *kernel(half)[:2]), later(half, x, 0, constant))
-    else:
-        third, two = _fraction(process, whole, 1 / 3), _fraction(process, whole, 2 / 3)
+    def stages(order: int, g: Steps) -> Tableau:
+        """Steps of one order."""
+        x, constant, growing = kernel(g)
+        if order == 1:
+            return first(g, x, constant)
+        if order == 2:
+            half = fraction(process, g, 1 / 2)
+            return interleave(first(g, *kernel(half)[:2]), later(half, x, 0, constant))
+        third, two = fraction(process, g, 1 / 3), fraction(process, g, 2 / 3)
         x_2, constant_2, growing_2 = kernel(two)
-        stages = interleave(
-            first(whole, *kernel(third)[:2]),
+        return interleave(
+            first(g, *kernel(third)[:2]),
             later(third, x_2, constant_2 - 2 * growing_2, 2 * growing_2),
             later(two, x, constant - 1.5 * growing, 1.5 * growing),
         )
-    return concatenate(stages, last) if lower_order_final else stages
+
+    tables, begin = [], 0
+    for each, group in itertools.groupby(orders):
+        end = begin + len(list(group))
+        tables.append(stages(each, jax.tree.map(lambda level: level[begin:end], g)))  # noqa: B023
+        begin = end
+    return tables[0] if len(tables) == 1 else concatenate(*tables)
 
 
-def _fraction(process: Process, g: Steps, r: float) -> Steps:
+def fraction(process: Process, g: Steps, r: float) -> Steps:
     """The first ``r h`` of every step."""
     half_log_snr = g.half_log_snr + r * (g.half_log_snr_next - g.half_log_snr)
     t = process.time(half_log_snr)
