@@ -128,6 +128,18 @@ CASES = [
         stochastic=True,
     ),
     _case("sde_dpm_solver_pp_singlestep", calls=lambda steps: 2 * steps - 1, from_noise=False, stochastic=True),
+    _case("sa_solver", options={"order": 3, "corrector_order": 4}, label="sa_solver-3-4", stochastic=True),
+    _case("sa_solver", options={"eta": 0.3, "variant": "bh1"}, label="sa_solver-2-2-bh1", stochastic=True),
+    _case("er_sde", stochastic=True),
+    _case(
+        "seeds",
+        options={"order": 2},
+        label="seeds-2",
+        calls=lambda steps: 2 * steps - 1,
+        from_noise=False,
+        stochastic=True,
+    ),
+    _case("seeds", label="seeds-3", calls=lambda steps: 3 * steps - 2, from_noise=False, stochastic=True),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

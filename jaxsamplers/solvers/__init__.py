@@ -16,9 +16,12 @@ from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
 from jaxsamplers.solvers.edm import edm_stochastic
 from jaxsamplers.solvers.pndm import plms, pndm
+from jaxsamplers.solvers.er_sde import er_sde
 from jaxsamplers.solvers.runge_kutta import euler, heun
 from jaxsamplers.solvers.restart import restart
 from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
+from jaxsamplers.solvers.sa_solver import sa_solver
+from jaxsamplers.solvers.seeds import seeds
 from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
 from jaxsamplers.solvers.unipc import unipc
 from jaxsamplers.tableau import Tableau
@@ -44,6 +47,9 @@ registry: dict[str, Callable[..., Tableau]] = {
     "lms": lms,
     "ipndm": ipndm,
     "ipndm_v": ipndm_v,
+    "sa_solver": sa_solver,
+    "seeds": seeds,
+    "er_sde": er_sde,
     "plms": plms,
     "pndm": pndm,
 }
@@ -60,6 +66,7 @@ __all__ = [
     "dpm_solver_singlestep",
     "dpm_solver_singlestep_ancestral",
     "edm_stochastic",
+    "er_sde",
     "euler",
     "euler_ancestral",
     "fast_orders",
@@ -70,8 +77,10 @@ __all__ = [
     "plms",
     "pndm",
     "registry",
+    "sa_solver",
     "restart",
     "sde_dpm_solver_pp",
+    "seeds",
     "sde_dpm_solver_pp_singlestep",
     "unipc",
 ]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from jaxsamplers import checks
-from jaxsamplers.solvers.grid import interpolate, multistep, past, phi, select, steps
+from jaxsamplers.solvers.grid import diffuse, interpolate, multistep, past, phi, select, steps
 from jaxsamplers.tableau import Tableau
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def sde_dpm_solver_pp(
     checks.within("curvature", curvature, 0.0)
     g = steps(process, times)
     h = (1 + jnp.asarray(eta, g.t.dtype)) * g.h
-    decay = jnp.where(g.finite, jnp.exp(-eta * g.h), jnp.where(jnp.asarray(eta) > 0, 0.0, 1.0))
-    x = g.keep * decay
+    x, fresh = diffuse(g, eta)
     gain = g.alpha_next - g.alpha * x
 
     def weights(k: int, here: Array) -> list[Array]:
@@ -107,5 +106,4 @@ def sde_dpm_solver_pp(
         return interpolate(nodes, [gain, *smooth[:1], *[curvature * m for m in smooth[1:]]])
 
     m = select(g.orders(order, lower_order_final), order, weights)
-    noise = None if checks.is_zero(eta) else g.sigma_next * jnp.sqrt(-jnp.expm1(-2 * eta * g.h))
-    return multistep(process, g, x, m, "x0", noise)
+    return multistep(process, g, x, m, "x0", None if checks.is_zero(eta) else fresh)

@@ -85,6 +85,19 @@ def steps(process: Process, times: Float[Array, " n+1"]) -> Steps:
     return Steps(*[end for level in levels for end in (level[:-1], level[1:])])
 
 
+def diffuse(g: Steps, eta: float | PerStep) -> tuple[PerStep, PerStep]:
+    """Weights of ``x`` and ``z`` in an exact step of the reverse SDE of stochasticity ``eta``.
+
+    They are ``keep e^{-eta h}`` and ``sigma' sqrt(1 - e^{-2 eta h})``. With ``eta > 0`` an infinite step forgets all of
+    the old noise; with ``eta = 0``, the flow, it keeps it.
+    """
+    eta = jnp.broadcast_to(jnp.asarray(eta, g.t.dtype), g.t.shape)
+    noisy = eta > 0
+    x = g.keep * jnp.where(g.finite, jnp.exp(-eta * g.h), jnp.where(noisy, 0.0, 1.0))
+    fresh = jnp.where(noisy & g.finite, -jnp.expm1(-2 * eta * g.h), 1.0)
+    return x, jnp.where(noisy, g.sigma_next * jnp.sqrt(fresh), 0.0)
+
+
 def lag(values: PerStep, k: int, fill: float) -> PerStep:
     """``values`` of ``k`` steps ago; ``fill`` before the first."""
     return jnp.concatenate([jnp.full_like(values[:k], fill), values[: max(len(values) - k, 0)]])
