@@ -1,9 +1,11 @@
 """jaxsamplers: a sampler is a pytree of numbers, read by a pure step function and composed with ``lax.scan``."""
 
-from jaxsamplers import adaptive, analytic, processes, schedules, solvers
+from jaxsamplers import adaptive, analytic, guidance, processes, schedules, solvers, starts, transforms
 from jaxsamplers.core import Sampler, SolverState, network_calls, run, sample, sample_keys
-from jaxsamplers.denoisers import denoiser, from_linen, from_nnx, predict
-from jaxsamplers.tableau import Tableau, align, pad
+from jaxsamplers.denoisers import convert, denoiser, from_linen, from_nnx, predict
+from jaxsamplers.memory import remembering
+from jaxsamplers.stages import cascade, matched_time, stitch
+from jaxsamplers.tableau import Tableau, align, pad, with_extra
 
 __version__ = "0.1.0"
 
@@ -14,16 +16,25 @@ __all__ = [
     "adaptive",
     "align",
     "analytic",
+    "cascade",
+    "convert",
     "denoiser",
     "from_linen",
     "from_nnx",
+    "guidance",
+    "matched_time",
     "network_calls",
     "pad",
     "predict",
     "processes",
+    "remembering",
     "run",
     "sample",
     "sample_keys",
     "schedules",
     "solvers",
+    "starts",
+    "stitch",
+    "transforms",
+    "with_extra",
 ]

@@ -146,6 +146,24 @@ def table(
     return Tableau(rows, pattern, process.origin)
 
 
+def with_extra(tableau: Tableau, **values: Any) -> Tableau:
+    """The same solver with more keyword arguments for the model in its rows.
+
+    Args:
+        tableau: any table.
+        **values: for each keyword an array of one value a row (more axes may follow), or a number for all rows.
+
+    Raises:
+        ValueError: an array that does not have one value a row.
+    """
+    rows = len(tableau)
+    for name, value in values.items():
+        if jnp.ndim(value) > 0 and jnp.shape(value)[0] != rows:
+            raise ValueError(f"{name} must have one value for each of the {rows} rows, got shape {jnp.shape(value)}")
+    spread = {k: jnp.broadcast_to(jnp.asarray(v), (rows, *jnp.shape(v)[1:])) for k, v in values.items()}
+    return dataclasses.replace(tableau, rows=dataclasses.replace(tableau.rows, extra=tableau.rows.extra | spread))
+
+
 def interleave(*tables: Tableau) -> Tableau:
     """The first rows of every table, then the second rows, ...: the stages of a Runge-Kutta method."""
     tables = align(*tables)
