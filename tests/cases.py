@@ -140,6 +140,9 @@ CASES = [
         stochastic=True,
     ),
     _case("seeds", label="seeds-3", calls=lambda steps: 3 * steps - 2, from_noise=False, stochastic=True),
+    _case("ghvb", 2.0, from_noise=False),
+    _case("heavy_ball", from_noise=False),
+    _case("gradient_estimation", from_noise=False),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

@@ -1,5 +1,7 @@
 """Solvers that live on remembered values, against the programs of their authors and against what they reduce to."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -26,3 +28,75 @@ def test_pndm_is_diffusers(name, steps, x64):
     np.testing.assert_allclose(sampler.rows.time * count - 1, stored[f"{name}_{steps}_asked"], atol=1e-9)
     ours = replay(sampler, denoise(process), problem.STARTS)
     np.testing.assert_allclose(ours, stored[f"{name}_{steps}"], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [5, 8, 10, 20])
+def test_momentum_and_gradient_estimation_are_their_authors(steps, x64):
+    """A fractional order of the authors' is ours rounded up, with its fraction as ``beta``."""
+    stored = problem.load("history")
+    process = js.processes.edm()
+    sigmas = stored[f"sigmas_{steps}"]
+    start = problem.STARTS * sigmas[0]
+    samplers = {
+        f"gradient_{gamma}": js.solvers.gradient_estimation(process, sigmas, gamma=gamma) for gamma in (1.5, 2.0)
+    }
+    for name, order, beta in (("0.6", 1, 0.6), ("1.8", 2, 0.8), ("2.5", 3, 0.5), ("3.7", 4, 0.7)):
+        plain = functools.partial(js.solvers.ipndm, order=order)
+        samplers[f"hb_{name}"] = js.solvers.heavy_ball(process, sigmas, solver=plain, beta=beta)
+        samplers[f"ghvb_{name}"] = js.solvers.ghvb(process, sigmas, order=order, beta=beta)
+    for name, sampler in samplers.items():
+        ours = replay(sampler, denoise(process), start)
+        np.testing.assert_allclose(ours, stored[f"{name}_{steps}"], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_what_momentum_reduces_to(x64):
+    """No momentum is the method itself, and both kinds agree at first order; also for estimates instead of noises."""
+    times = js.schedules.uniform(VP, 7)
+    solvers = js.solvers
+    data = functools.partial(solvers.dpm_solver_pp, order=3)
+    pairs = [
+        (solvers.ghvb(VP, times, order=3, beta=1.0), solvers.ipndm(VP, times, order=3)),
+        (solvers.ghvb(VP, times, order=1, beta=0.6), solvers.heavy_ball(VP, times, solver=solvers.ddim, beta=0.6)),
+        (solvers.heavy_ball(VP, times, solver=solvers.deis, beta=1.0), solvers.deis(VP, times)),
+        (solvers.heavy_ball(VP, times, solver=data, beta=1.0, prediction="x0"), data(VP, times)),
+        (solvers.gradient_estimation(VP, times, gamma=1.5), solvers.ipndm(VP, times, order=2)),
+        (solvers.gradient_estimation(VP, times, gamma=1.0), solvers.ddim(VP, times)),
+    ]
+    for a, b in pairs:
+        np.testing.assert_allclose(
+            replay(a, denoise(VP), problem.STARTS), replay(b, denoise(VP), problem.STARTS), rtol=1e-10
+        )
+
+
+def test_heavy_ball_averages_the_estimates_of_dpm_solver_pp(x64):
+    """Written out: ``v' = (1 - beta) v + beta d`` with 2M's extrapolated estimate ``d``."""
+    n, beta = 6, 0.7
+    times = js.schedules.half_log_snr(VP, n)
+    alpha, sigma, h = (np.asarray(f(times)) for f in (VP.alpha, VP.sigma, VP.half_log_snr))
+    h = np.diff(h)
+    x, previous, velocity = problem.STARTS, None, None
+    for i in range(n):
+        m = problem.denoise(x, alpha[i], sigma[i])
+        last = i == 0 or i == n - 1
+        d = m if last else m + h[i] / h[i - 1] / 2 * (m - previous)
+        velocity = d if velocity is None else (1 - beta) * velocity + beta * d
+        x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * np.expm1(-h[i]) * velocity
+        previous = m
+    sampler = js.solvers.heavy_ball(VP, times, solver=js.solvers.dpm_solver_pp, beta=beta, prediction="x0")
+    np.testing.assert_allclose(replay(sampler, denoise(VP), problem.STARTS), x, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: js.solvers.plms(VP, t, order=1), "order must be from 2 to 4, got 1"),
+        (lambda t: js.solvers.ghvb(VP, t, beta=0.0), "beta must be above 0 and at most 1, got 0"),
+        (lambda t: js.solvers.heavy_ball(VP, t, solver=js.solvers.ddpm), "deterministic solver with one network call"),
+        (lambda t: js.solvers.heavy_ball(VP, t, solver=js.solvers.heun), "deterministic solver with one network call"),
+        (lambda t: js.solvers.heavy_ball(VP, t, prediction="x"), "unknown prediction 'x'"),
+        (lambda t: js.solvers.gradient_estimation(VP, t, gamma=0.5), "gamma must be at least 1, got 0.5"),
+    ],
+)
+def test_bad_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(js.schedules.uniform(VP, 4))

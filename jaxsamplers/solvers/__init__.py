@@ -17,6 +17,8 @@ from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
 from jaxsamplers.solvers.edm import edm_stochastic
 from jaxsamplers.solvers.pndm import plms, pndm
 from jaxsamplers.solvers.er_sde import er_sde
+from jaxsamplers.solvers.gradient_estimation import gradient_estimation
+from jaxsamplers.solvers.momentum import ghvb, heavy_ball
 from jaxsamplers.solvers.runge_kutta import euler, heun
 from jaxsamplers.solvers.restart import restart
 from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
@@ -52,6 +54,9 @@ registry: dict[str, Callable[..., Tableau]] = {
     "er_sde": er_sde,
     "plms": plms,
     "pndm": pndm,
+    "ghvb": ghvb,
+    "heavy_ball": heavy_ball,
+    "gradient_estimation": gradient_estimation,
 }
 
 __all__ = [
@@ -70,6 +75,9 @@ __all__ = [
     "euler",
     "euler_ancestral",
     "fast_orders",
+    "ghvb",
+    "gradient_estimation",
+    "heavy_ball",
     "heun",
     "ipndm",
     "ipndm_v",
@@ -77,10 +85,10 @@ __all__ = [
     "plms",
     "pndm",
     "registry",
-    "sa_solver",
     "restart",
+    "sa_solver",
     "sde_dpm_solver_pp",
-    "seeds",
     "sde_dpm_solver_pp_singlestep",
+    "seeds",
     "unipc",
 ]

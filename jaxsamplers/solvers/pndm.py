@@ -14,7 +14,7 @@ the slope of a classical one, computed with the weights of equal steps whatever 
 second order: a transfer weighs the noise by the mean of ``d(sigma / alpha)``, not point by point.
 
 Source: Liu, Ren, Lin & Zhao 2022, Pseudo numerical methods for diffusion models on manifolds (arXiv 2202.09778), eq. 9,
-11 - 13 and algorithm 2. The authors' code takes the noise levels of index ``i + 1`` but shows the network ``i``; as
+12, 13 and algorithm 2. The authors' code takes the noise levels of index ``i + 1`` but shows the network ``i``; as
 diffusers, we do not.
 """
 
