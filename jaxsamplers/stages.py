@@ -72,7 +72,8 @@ def cascade(
 ) -> PyTree:
     """The sample of stages at different resolutions; between two, the sample is resized and noised again.
 
-    A schedule that ends at the clean end, ``jnp.append(times[:k], 0.0)``, makes a stage return its last estimate.
+    A schedule that ends at the clean end, ``jnp.append(times[:k], 0.0)``, makes a stage return its last estimate. Cut
+    early, that is a mean, with less variance than the data, which the next stage's noise has to make up for.
     Noise is not resized (interpolation would correlate it) but drawn afresh, at the level of the next stage's first
     time; see ``matched_time`` for the times of another resolution. High, low and high again is Bottleneck Sampling;
     low, then high from the middle of the schedule is the frame of DiffuseHigh.
