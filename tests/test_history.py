@@ -2,19 +2,27 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
 import jaxsamplers as js
+from experiments.stability_regions import spectral_radius
 from tests.reference import problem
 from tests.replay import replay
 
 VP = js.processes.vp_linear()
 
 
+def build(function, process, times, /, **options):
+    """A table, compiled in one piece: one operation at a time would compile each of them."""
+    return jax.jit(lambda times: function(process, times, **options))(np.asarray(times))
+
+
 def denoise(process):
     """The peers' problem as a denoiser in NumPy."""
-    return lambda x, t, **extra: problem.denoise(x, float(process.alpha(t)), float(process.sigma(t)))
+    levels = jax.jit(lambda t: (process.alpha(t), process.sigma(t)))
+    return lambda x, t, **extra: problem.denoise(x, *[float(level) for level in levels(t)])
 
 
 @pytest.mark.parametrize("steps", [5, 8, 10, 20])
@@ -24,7 +32,7 @@ def test_pndm_is_diffusers(name, steps, x64):
     process = js.processes.from_betas(stored["betas"])
     count = len(stored["betas"])
     indices = np.append(np.arange(steps)[::-1] * (count // steps) + 1, 0)
-    sampler = js.solvers.registry[name](process, (indices + 1) / count)
+    sampler = build(js.solvers.registry[name], process, (indices + 1) / count)
     np.testing.assert_allclose(sampler.rows.time * count - 1, stored[f"{name}_{steps}_asked"], atol=1e-9)
     ours = replay(sampler, denoise(process), problem.STARTS)
     np.testing.assert_allclose(ours, stored[f"{name}_{steps}"], rtol=1e-6, atol=1e-9)
@@ -38,12 +46,12 @@ def test_momentum_and_gradient_estimation_are_their_authors(steps, x64):
     sigmas = stored[f"sigmas_{steps}"]
     start = problem.STARTS * sigmas[0]
     samplers = {
-        f"gradient_{gamma}": js.solvers.gradient_estimation(process, sigmas, gamma=gamma) for gamma in (1.5, 2.0)
+        f"gradient_{gamma}": build(js.solvers.gradient_estimation, process, sigmas, gamma=gamma) for gamma in (1.5, 2.0)
     }
     for name, order, beta in (("0.6", 1, 0.6), ("1.8", 2, 0.8), ("2.5", 3, 0.5), ("3.7", 4, 0.7)):
         plain = functools.partial(js.solvers.ipndm, order=order)
-        samplers[f"hb_{name}"] = js.solvers.heavy_ball(process, sigmas, solver=plain, beta=beta)
-        samplers[f"ghvb_{name}"] = js.solvers.ghvb(process, sigmas, order=order, beta=beta)
+        samplers[f"hb_{name}"] = build(js.solvers.heavy_ball, process, sigmas, solver=plain, beta=beta)
+        samplers[f"ghvb_{name}"] = build(js.solvers.ghvb, process, sigmas, order=order, beta=beta)
     for name, sampler in samplers.items():
         ours = replay(sampler, denoise(process), start)
         np.testing.assert_allclose(ours, stored[f"{name}_{steps}"], rtol=1e-6, atol=1e-6, err_msg=name)
@@ -55,17 +63,16 @@ def test_what_momentum_reduces_to(x64):
     solvers = js.solvers
     data = functools.partial(solvers.dpm_solver_pp, order=3)
     pairs = [
-        (solvers.ghvb(VP, times, order=3, beta=1.0), solvers.ipndm(VP, times, order=3)),
-        (solvers.ghvb(VP, times, order=1, beta=0.6), solvers.heavy_ball(VP, times, solver=solvers.ddim, beta=0.6)),
-        (solvers.heavy_ball(VP, times, solver=solvers.deis, beta=1.0), solvers.deis(VP, times)),
-        (solvers.heavy_ball(VP, times, solver=data, beta=1.0, prediction="x0"), data(VP, times)),
-        (solvers.gradient_estimation(VP, times, gamma=1.5), solvers.ipndm(VP, times, order=2)),
-        (solvers.gradient_estimation(VP, times, gamma=1.0), solvers.ddim(VP, times)),
+        ((solvers.ghvb, {"order": 3, "beta": 1.0}), (solvers.ipndm, {"order": 3})),
+        ((solvers.ghvb, {"order": 1, "beta": 0.6}), (solvers.heavy_ball, {"solver": solvers.ddim, "beta": 0.6})),
+        ((solvers.heavy_ball, {"solver": solvers.deis, "beta": 1.0}), (solvers.deis, {})),
+        ((solvers.heavy_ball, {"solver": data, "beta": 1.0, "prediction": "x0"}), (data, {})),
+        ((solvers.gradient_estimation, {"gamma": 1.5}), (solvers.ipndm, {"order": 2})),
+        ((solvers.gradient_estimation, {"gamma": 1.0}), (solvers.ddim, {})),
     ]
-    for a, b in pairs:
-        np.testing.assert_allclose(
-            replay(a, denoise(VP), problem.STARTS), replay(b, denoise(VP), problem.STARTS), rtol=1e-10
-        )
+    for pair in pairs:
+        a, b = (replay(build(solver, VP, times, **options), denoise(VP), problem.STARTS) for solver, options in pair)
+        np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
 def test_heavy_ball_averages_the_estimates_of_dpm_solver_pp(x64):
@@ -82,7 +89,8 @@ def test_heavy_ball_averages_the_estimates_of_dpm_solver_pp(x64):
         velocity = d if velocity is None else (1 - beta) * velocity + beta * d
         x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * np.expm1(-h[i]) * velocity
         previous = m
-    sampler = js.solvers.heavy_ball(VP, times, solver=js.solvers.dpm_solver_pp, beta=beta, prediction="x0")
+    options = {"solver": js.solvers.dpm_solver_pp, "prediction": "x0"}
+    sampler = build(js.solvers.heavy_ball, VP, times, beta=beta, **options)
     np.testing.assert_allclose(replay(sampler, denoise(VP), problem.STARTS), x, rtol=1e-9)
 
 
@@ -100,3 +108,22 @@ def test_heavy_ball_averages_the_estimates_of_dpm_solver_pp(x64):
 def test_bad_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make(js.schedules.uniform(VP, 4))
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "end"),
+    [
+        ("ipndm", {"order": 2}, -1.0),
+        ("ipndm", {"order": 3}, -6 / 11),
+        ("ipndm", {"order": 4}, -3 / 10),
+        ("ghvb", {"order": 1, "beta": 0.5}, -6.0),  # -2 (2 - beta) / beta
+        ("heavy_ball", {"solver": js.solvers.ddim, "beta": 0.2}, -18.0),
+        ("ghvb", {"order": 2, "beta": 0.5}, -1.5),  # -(2 - beta)
+    ],
+)
+def test_where_stability_ends_on_the_real_axis(solver, options, end):
+    """Closed forms: there an eigenvalue is -1."""
+    solver = functools.partial(js.solvers.registry[solver], **options)
+    inside, border, outside = spectral_radius(solver, end * np.array([0.99, 1.0, 1.01]))
+    assert border == pytest.approx(1, abs=1e-5)
+    assert inside < 1 < outside
