@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxsamplers.solvers.ddim import ddim, euler_ancestral
 from jaxsamplers.solvers.ancestral import (
     ancestral,
     dpm_solver_pp_singlestep_ancestral,
     dpm_solver_singlestep_ancestral,
 )
+from jaxsamplers.solvers.consistency import consistency, ddcm, tcd
+from jaxsamplers.solvers.ddim import ddim, euler_ancestral, resshift
 from jaxsamplers.solvers.ddpm import ddpm
 from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
 from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
 from jaxsamplers.solvers.edm import edm_stochastic
-from jaxsamplers.solvers.pndm import plms, pndm
 from jaxsamplers.solvers.er_sde import er_sde
+from jaxsamplers.solvers.flow_sde import coefficients_preserving, flow_sde
 from jaxsamplers.solvers.gradient_estimation import gradient_estimation
+from jaxsamplers.solvers.learned_variance import ddpm_learned_variance, with_variance
 from jaxsamplers.solvers.momentum import ghvb, heavy_ball
-from jaxsamplers.solvers.runge_kutta import euler, heun
+from jaxsamplers.solvers.pndm import plms, pndm
 from jaxsamplers.solvers.restart import restart
-from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
+from jaxsamplers.solvers.runge_kutta import euler, heun, midpoint
 from jaxsamplers.solvers.sa_solver import sa_solver
+from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
 from jaxsamplers.solvers.seeds import seeds
 from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
 from jaxsamplers.solvers.unipc import unipc
@@ -32,8 +35,10 @@ registry: dict[str, Callable[..., Tableau]] = {
     "ddim": ddim,
     "ddpm": ddpm,
     "euler_ancestral": euler_ancestral,
+    "resshift": resshift,
     "euler": euler,
     "heun": heun,
+    "midpoint": midpoint,
     "dpm_solver": dpm_solver,
     "dpm_solver_pp": dpm_solver_pp,
     "sde_dpm_solver_pp": sde_dpm_solver_pp,
@@ -52,6 +57,11 @@ registry: dict[str, Callable[..., Tableau]] = {
     "sa_solver": sa_solver,
     "seeds": seeds,
     "er_sde": er_sde,
+    "consistency": consistency,
+    "ddcm": ddcm,
+    "tcd": tcd,
+    "flow_sde": flow_sde,
+    "coefficients_preserving": coefficients_preserving,
     "plms": plms,
     "pndm": pndm,
     "ghvb": ghvb,
@@ -61,8 +71,12 @@ registry: dict[str, Callable[..., Tableau]] = {
 
 __all__ = [
     "ancestral",
+    "coefficients_preserving",
+    "consistency",
+    "ddcm",
     "ddim",
     "ddpm",
+    "ddpm_learned_variance",
     "deis",
     "dpm_solver",
     "dpm_solver_pp",
@@ -75,6 +89,7 @@ __all__ = [
     "euler",
     "euler_ancestral",
     "fast_orders",
+    "flow_sde",
     "ghvb",
     "gradient_estimation",
     "heavy_ball",
@@ -82,13 +97,17 @@ __all__ = [
     "ipndm",
     "ipndm_v",
     "lms",
+    "midpoint",
     "plms",
     "pndm",
     "registry",
+    "resshift",
     "restart",
     "sa_solver",
     "sde_dpm_solver_pp",
     "sde_dpm_solver_pp_singlestep",
     "seeds",
+    "tcd",
     "unipc",
+    "with_variance",
 ]
