@@ -246,7 +246,7 @@ def _problem(name: str) -> Callable[[], Any]:
 
 
 def _schedules(options: argparse.Namespace, process: Any, steps: int) -> dict[str, Callable[[int], Any]]:
-    """The schedules that were asked for; of "all", those that the process allows, differ, and start and end as asked."""
+    """The schedules that were asked for; of "all", those that differ and that start and end as asked."""
 
     def grid(name: str) -> Callable[[int], Any]:
         make = checks.look_up("schedule", name, schedules.registry)
@@ -256,7 +256,8 @@ def _schedules(options: argparse.Namespace, process: Any, steps: int) -> dict[st
         return {name: grid(name) for name in options.schedule or [_usual_schedule(options)]}
     import numpy as np
 
-    whole, allowed, known = grid("uniform")(steps)[::steps], {}, []
+    whole, allowed = grid("uniform")(steps)[::steps], {}
+    known: list[np.ndarray] = []
     for name in schedules.registry:
         with contextlib.suppress(ValueError):
             times = np.asarray(grid(name)(steps))
