@@ -1,6 +1,17 @@
 """jaxsamplers: a sampler is a pytree of numbers, read by a pure step function and composed with ``lax.scan``."""
 
-from jaxsamplers import adaptive, analytic, guidance, processes, schedules, solvers, starts, transforms
+from jaxsamplers import (
+    adaptive,
+    analytic,
+    guidance,
+    interpolants,
+    multimarginal,
+    processes,
+    schedules,
+    solvers,
+    starts,
+    transforms,
+)
 from jaxsamplers.core import Sampler, SolverState, network_calls, run, sample, sample_keys
 from jaxsamplers.denoisers import convert, denoiser, from_linen, from_nnx, predict
 from jaxsamplers.memory import remembering
@@ -22,7 +33,9 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "guidance",
+    "interpolants",
     "matched_time",
+    "multimarginal",
     "network_calls",
     "pad",
     "predict",

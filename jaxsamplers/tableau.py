@@ -119,7 +119,7 @@ class Tableau:
 
 
 def table(
-    process: Process,
+    process: Process | None,
     time: Float[Array, " n"],
     weights: Sequence[Sequence[Entry]],
     noise: Sequence[Entry] | None = None,
@@ -128,7 +128,7 @@ def table(
     """A tableau from a matrix of entries as it stands in the paper.
 
     Args:
-        process: its origin is where the table's coordinates are centred.
+        process: its origin is where the table's coordinates are centred; ``None`` for 0.
         time: what the network is shown, row by row.
         weights: ``R`` lists of ``R + 1`` entries, each an array over rows or a number. The integers
             ``0`` and ``1`` are structural: nothing is computed, or a register or the estimate is taken as it is.
@@ -143,7 +143,7 @@ def table(
     pattern = tuple(tuple(_kind(entry) for entry in row) for row in full)
     values = jnp.stack([jnp.stack(row, axis=1) for row in _share_trailing(full, time)], axis=1)
     rows = Rows(time, values[:, :, :-1], values[:, :, -1], dict(extra or {}))
-    return Tableau(rows, pattern, process.origin)
+    return Tableau(rows, pattern, None if process is None else process.origin)
 
 
 def with_extra(tableau: Tableau, **values: Any) -> Tableau:
