@@ -9,6 +9,7 @@ and the noise ``e`` is extrapolated by the polynomial through its last values, i
     t      DEIS-tAB      alpha' int e(s) (d rho / ds) ds, the moments by quadrature
     rho    DEIS-rhoAB    an ordinary variable-step Adams-Bashforth method: k-diffusion's LMS, the true iPNDM-v
 
+In ``rho`` a step to the clean end is one like any other, of full order as in k-diffusion; in ``t`` it is of first.
 iPNDM uses the weights of equal steps on any grid.
 
 Source: Zhang & Chen 2023, DEIS (arXiv 2204.13902), eq. 15 - 16 and proposition 4; Liu et al. 2022 (arXiv 2202.09778),
@@ -27,7 +28,7 @@ from jaxsamplers.solvers.grid import interpolate, multistep, past, select, steps
 from jaxsamplers.tableau import Tableau
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Int
 
     from jaxsamplers.processes import Process
     from jaxsamplers.solvers.grid import PerStep
@@ -78,8 +79,14 @@ def _adams_bashforth(
     def weights(k: int, here: Array) -> list[Array]:
         return interpolate(past(span, k, here), moments)
 
-    e = select(g.orders(values, lower_order_final), values, weights)
-    return multistep(process, g, g.alpha_next / g.alpha, e, "epsilon")
+    used = _counted(len(g.t), values, lower_order_final) if variable == "rho" else g.orders(values, lower_order_final)
+    return multistep(process, g, g.alpha_next / g.alpha, select(used, values, weights), "epsilon")
+
+
+def _counted(n: int, values: int, lower_order_final: bool) -> Int[Array, " n"]:
+    """How many values each step may use where the clean end, ``rho = 0``, is a point like any other."""
+    step = np.arange(n)
+    return jnp.asarray(np.minimum(np.minimum(step + 1, values), n - step if lower_order_final else values))
 
 
 def lms(process: Process, times: Float[Array, " n+1"], *, order: int = 4, lower_order_final: bool = False) -> Tableau:
