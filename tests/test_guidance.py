@@ -131,23 +131,41 @@ def test_gradients_reach_the_scale(x64):
     np.testing.assert_allclose(slope[1], (loss(3.0, 0.6 + 1e-5) - loss(3.0, 0.6 - 1e-5)) / 2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "edm", "rectified_flow"])
-def test_cfg_pp_is_guidance_with_its_own_scale_for_each_step(name, x64):
+@pytest.mark.parametrize(("name", "eta"), [("vp_linear", 0.0), ("edm", 0.8), ("rectified_flow", 0.0)])
+def test_cfg_pp_is_guidance_with_its_own_scale_for_each_step(name, eta, x64):
     """Against a loop of algorithm 2 as it is written, for a schedule that ends clean."""
-    process, strength = PROCESSES[name], 0.6
+    process, strength, key = PROCESSES[name], 0.6, jax.random.key(1)
     network, x = Classes(process), noise(process)
     times = jnp.append(half_log_snr(process, 9), 0.0)
-    scale = jax.jit(guidance.cfg_pp_scale)(process, times, strength)
-    sampler = js.with_extra(table(js.solvers.ddim, times, process), scale=scale)
-    ours = jax.jit(js.sample)(sampler, guidance.classifier_free(network, LABELS, NULL), x)
+    sampler = table(lambda process, t: js.solvers.ddim(process, t, eta=eta), times, process)
+    sampler = guidance.cfg_pp(sampler, process, times, strength)
+    ours = jax.jit(js.sample)(sampler, guidance.classifier_free(network, LABELS, NULL), x, key)
     answer = jax.jit(lambda x, t, label: network(x, t, label))
+    draw = jax.jit(lambda step: js.core.normal_like(js.core.step_key(js.SolverState(x, (), key, step), 0), x))
     alpha, sigma = np.asarray(process.alpha(times)), np.asarray(process.sigma(times))
+    state = x
     for i, t in enumerate(times[:-1]):
-        c, u = np.asarray(answer(x, t, LABELS["label"])), np.asarray(answer(x, t, jnp.full(6, 2)))
-        noise_u, noise_c = (x - alpha[i] * u) / sigma[i], (x - alpha[i] * c) / sigma[i]
-        clean = (x - sigma[i] * (noise_u + strength * (noise_c - noise_u))) / alpha[i]
-        x = alpha[i + 1] * clean + sigma[i + 1] * noise_u
-    np.testing.assert_allclose(ours, x, rtol=1e-6)
+        c, u = np.asarray(answer(state, t, LABELS["label"])), np.asarray(answer(state, t, jnp.full(6, 2)))
+        noise_u, noise_c = (state - alpha[i] * u) / sigma[i], (state - alpha[i] * c) / sigma[i]
+        clean = (state - sigma[i] * (noise_u + strength * (noise_c - noise_u))) / alpha[i]
+        fresh = eta * sigma[i + 1] * np.sqrt(1 - (alpha[i] * sigma[i + 1] / sigma[i] / alpha[i + 1]) ** 2)
+        state = alpha[i + 1] * clean + np.sqrt(sigma[i + 1] ** 2 - fresh**2) * noise_u + fresh * np.asarray(draw(i))
+    np.testing.assert_allclose(ours, state, rtol=1e-6)
+
+
+def test_both_branches_of_a_sample_stay_on_its_device():
+    """On a mesh, a guided network computes what the single device does, and nothing travels."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    label, x = jnp.arange(8) % 2, noise(count=8)
+    network = lambda x, t, label: jnp.tanh(x) * label[:, None] + jnp.cos(x)
+    step = jax.jit(lambda x, label: guidance.classifier_free(network, {"label": label}, NULL, 3.0)(x, 0.5))
+    place = lambda array: jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    with jax.set_mesh(mesh):
+        compiled = step.lower(place(x), place(label)).compile()
+        out = compiled(place(x), place(label))
+    assert {shard.data.shape for shard in out.addressable_shards} == {(1, 2)}
+    assert not any(word in compiled.as_text() for word in ("all-gather", "all-reduce", "all-to-all", "permute"))
+    np.testing.assert_allclose(out, step(x, label), rtol=1e-6)
 
 
 def test_an_interval_skips_the_other_branch_outside(x64):
@@ -248,6 +266,10 @@ def test_every_deterministic_solver_stays_bounded_at_a_high_scale():
         (
             lambda: guidance.classifier_free(Classes(VP), LABELS, NULL, 2.0)(noise(count=4), 0.5),
             r"the batch size of x, 4, got shape \(6,\)",
+        ),
+        (
+            lambda: guidance.cfg_pp(js.solvers.dpm_solver_pp(VP, jnp.array([1.0, 0.5])), VP, jnp.array([1.0, 0.5])),
+            "CFG\\+\\+ needs a table of one register and one row a step, here 1",
         ),
         (lambda: guidance.autoguidance(None, None, float("nan")), "scale must be"),
         (lambda: peers(lambda guided: guidance.interval(guided, VP, low=2.0, high=1.0)), "low must be below high"),

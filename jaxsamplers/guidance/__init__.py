@@ -1,6 +1,6 @@
 """Guidance: functions that make a denoiser from denoisers, and functions that change what they made."""
 
-from jaxsamplers.guidance.cfg_pp import cfg_pp_scale
+from jaxsamplers.guidance.cfg_pp import cfg_pp
 from jaxsamplers.guidance.combine import projected, rescale
 from jaxsamplers.guidance.guided import Guided, autoguidance, classifier_free, conditional, momentum, unguided
 from jaxsamplers.guidance.interval import interval, interval_parts
@@ -8,7 +8,7 @@ from jaxsamplers.guidance.interval import interval, interval_parts
 __all__ = [
     "Guided",
     "autoguidance",
-    "cfg_pp_scale",
+    "cfg_pp",
     "classifier_free",
     "conditional",
     "interval",

@@ -181,11 +181,11 @@ class _OneNetwork:
 
     def __call__(self, x: PyTree, t: Array, **extra: Any) -> tuple[PyTree, PyTree]:
         batch = jax.tree.leaves(x)[0].shape[0]
-        both = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), x)
-        time = t if jnp.ndim(t) == 0 else jnp.concatenate([t, t])
-        condition = jax.tree.map(lambda c, n: _stacked(jnp.asarray(c), n, batch), self.condition, self.null)
-        answer = conform(self.model(both, time, **condition, **extra), both)
-        return jax.tree.map(lambda m: m[:batch], answer), jax.tree.map(lambda m: m[batch:], answer)
+        both = jax.tree.map(_zipped, x, x)
+        condition = jax.tree.map(lambda c, n: _against(jnp.asarray(c), n, batch), self.condition, self.null)
+        answer = conform(self.model(both, t if jnp.ndim(t) == 0 else _zipped(t, t), **condition, **extra), both)
+        pairs = jax.tree.map(lambda m: m.reshape(batch, 2, *m.shape[1:]), answer)
+        return jax.tree.map(lambda m: m[:, 0], pairs), jax.tree.map(lambda m: m[:, 1], pairs)
 
     def positive(self, x: PyTree, t: Array, **extra: Any) -> PyTree:
         return conform(self.model(x, t, **self.condition, **extra), x)
@@ -228,7 +228,13 @@ def _extrapolate(positive: PyTree, negative: PyTree, scale: Array, x: PyTree, t:
     return jax.tree.map(lambda c, u: c + expand(scale - 1, c).astype(c.dtype) * (c - u), positive, negative)
 
 
-def _stacked(condition: Array, null: Any, batch: int) -> Array:
+def _zipped(a: Array, b: Array) -> Array:
+    """``a[0], b[0], a[1], b[1], ...``: on a mesh both stay where their sample is; concatenated, they would travel."""
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
+def _against(condition: Array, null: Any, batch: int) -> Array:
     if condition.ndim == 0 or condition.shape[0] != batch:
         raise ValueError(f"the condition must have the batch size of x, {batch}, got shape {condition.shape}")
-    return jnp.concatenate([condition, jnp.broadcast_to(jnp.asarray(null, condition.dtype), condition.shape)])
+    null = jnp.where(jnp.zeros_like(condition, bool), condition, jnp.asarray(null, condition.dtype))  # and its sharding
+    return _zipped(condition, null)
