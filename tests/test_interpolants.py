@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
+from tests.reference import problem
 from tests.replay import replay
 
 PATHS = {
@@ -176,6 +177,44 @@ def test_one_sided_interpolants_are_processes(x64):
 
 def drifted(exact, interpolant):
     return jax.jit(js.interpolants.drift(exact, interpolant))
+
+
+THEIRS = {
+    "linear": js.interpolants.linear(1.0),
+    "trig": js.interpolants.trigonometric(1.0),
+    "encoding-decoding": js.interpolants.encoding_decoding(),
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_the_authors_code(name, x64):
+    """Levels, the flow by Euler and Heun, and Euler and Maruyama's method both ways with a constant diffusion."""
+    theirs, interpolant = problem.load("interpolants"), THEIRS[name]
+    np.testing.assert_allclose(interpolant(jnp.linspace(0.0, 1.0, 21)), theirs[f"{name}_levels"], atol=1e-12)
+
+    def around(t):  # a a', b' and gamma gamma'
+        levels, slopes = jax.jvp(interpolant, (t,), (jnp.ones_like(t),))
+        return levels, (levels[0] * slopes[0], slopes[1], levels[2] * slopes[2])
+
+    around = jax.jit(around)
+
+    def model(x, t, diffusion):
+        levels, slopes = jax.tree.map(float, around(t))
+        velocity, noise = problem.bridge(x, levels, slopes)
+        return velocity - diffusion / levels[2] * noise
+
+    build = jax.jit(
+        lambda method, times, epsilon: METHODS[method][0](interpolant, times, diffusion=epsilon), static_argnums=0
+    )
+    for calls in (5, 8, 10, 20):
+        times = np.linspace(0.02, 0.98, calls + 1)
+        runs = {"euler": build("euler", times, 0.0), "forward": build("euler", times, 0.3)}
+        runs["backward"] = build("euler", times[::-1].copy(), 0.3)
+        if calls % 2 == 0:
+            runs["heun2"] = build("heun", np.linspace(0.02, 0.98, calls // 2 + 1), 0.0)
+        for run, sampler in runs.items():
+            ours = replay(sampler, model, problem.STARTS, problem.NOISE)
+            np.testing.assert_allclose(ours, theirs[f"{name}_{run}_{calls}"], rtol=1e-6, err_msg=f"{run} {calls}")
 
 
 LAWS = np.array([0.0, 1.5, -1.0]), np.array([1.0, 0.3, 2.0])  # means and variances; the first is N(0, 1)

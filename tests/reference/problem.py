@@ -46,6 +46,18 @@ def velocity(x, t):
     return epsilon(x, 1 - t, t) - denoise(x, 1 - t, t)
 
 
+def bridge(x, levels, slopes):
+    """Velocity and denoiser of ``a x0 + b x1 + gamma z`` from ``x0 ~ N(0, I)`` to the mixture ``x1``.
+
+    ``levels`` are ``a, b, gamma``; ``slopes`` are ``a a', b', gamma gamma'``, finite at both ends.
+    """
+    (a, b, gamma), (a_slope, b_slope, gamma_slope) = levels, slopes
+    sigma = np.hypot(a, gamma)
+    target = denoise(x, b, sigma)
+    noise = (x - b * target) / sigma**2
+    return b_slope * target + (a_slope + gamma_slope) * noise, gamma * noise
+
+
 def save(name, results, packages, command):
     """Write ``<name>.npz``: arrays by key, and where they came from."""
     provenance = {
