@@ -1,4 +1,4 @@
-"""The command line: ``python -m jaxsamplers sample | compare | list``.
+"""The command line: ``python -m jaxsamplers sample | compare | schedules | list``.
 
 Every command is a short program over the public functions; what it imports beyond jax, it imports when it runs. What
 can be refused is refused before the work starts, and a file appears under its name only when all of it is written.
@@ -72,7 +72,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     parser = _Parser(prog="python -m jaxsamplers", allow_abbrev=False, description="Sample, compare and list solvers.")
-    commands = parser.add_subparsers(required=True, metavar="{sample,compare,list}")
+    commands = parser.add_subparsers(required=True, metavar="{sample,compare,schedules,list}")
 
     draw = commands.add_parser("sample", allow_abbrev=False, help="draw a sheet of digits with an exact denoiser")
     draw.set_defaults(command=_sample)
@@ -99,11 +99,18 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     compare.add_argument("--count", type=int, default=64, help="starts to average over (default: %(default)s)")
     compare.add_argument("--out", type=Path, default=Path("compare.png"), help="one a problem, and a .json beside it")
 
+    picture = commands.add_parser("schedules", allow_abbrev=False, help="draw where the steps of every schedule are")
+    picture.set_defaults(command=_picture)
+    picture.add_argument("--schedule", action="append", help="one or more; default: all that the process can carry")
+    picture.add_argument("--steps", type=int, default=20, help="default: %(default)s")
+    picture.add_argument("--out", type=Path, default=Path("schedules.png"), help="default: %(default)s")
+
     draw.add_argument("--schedule", help="default: half_log_snr, uniform for flows")
-    for command in (draw, compare):
+    for command in (draw, compare, picture):
         command.add_argument("--process", default="vp_linear", help="default: %(default)s")
         command.add_argument("--t-start", type=float, help="default: the process's range")
         command.add_argument("--t-end", type=float, help="default: the process's range")
+    for command in (draw, compare):
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
     names = commands.add_parser("list", allow_abbrev=False, help="every solver, schedule, process and problem")
@@ -216,7 +223,8 @@ def _compare(options: argparse.Namespace) -> None:
     notes = leaderboard.notes(results)
     if not any(boards.values()):
         raise ValueError(f"no solver has an error to show ({'; '.join(notes)})")
-    print("", *notes, sep="\n")
+    if notes:
+        print("", *notes, sep="\n")
     ends = [float(first[0]), float(first[-1])]
     numbers = leaderboard.record(
         results, tasks, process=options.process, times=ends, starts=options.count, seed=options.seed
@@ -230,6 +238,38 @@ def _compare(options: argparse.Namespace) -> None:
     print(f"\nwrote {', '.join(map(str, pictures.values()))} and {options.out.with_suffix('.json')}")
     if len(boards) > 1:
         print(f"\n{leaderboard.markdown(boards, by=by, rows=10)}")
+
+
+def _picture(options: argparse.Namespace) -> None:
+    process = checks.look_up("process", options.process, processes.registry)()
+    chosen = {n: checks.look_up("schedule", n, schedules.registry) for n in options.schedule or schedules.registry}
+    made, refused = {}, {}
+    for name, schedule in chosen.items():
+        try:
+            made[name] = schedule(process, options.steps, t_start=options.t_start, t_end=options.t_end)
+        except ValueError as error:
+            refused[name] = str(error)
+    if not made:
+        raise ValueError(f"there is no schedule to draw: {next(iter(refused.values()))}")
+    _check_pictures(options.out)
+    _need("matplotlib")
+
+    import numpy as np
+
+    from jaxsamplers import plotting_schedules
+
+    families = {name: schedule.__module__ for name, schedule in chosen.items()}
+    title = f"{options.process}, {options.steps} steps"
+    with _complete(options.out) as drafts:
+        plotting_schedules.draw(process, made, drafts[0], families=families, title=title)
+    if len(chosen) == 1:
+        (times,) = made.values()
+        print(f"{'time':>12s} {'sigma / alpha':>14s}")
+        for time_, level in zip(times, np.exp(-process.half_log_snr(times)), strict=True):
+            print(f"{time_:12.6g} {level:14.6g}")
+    for name, reason in refused.items():
+        print(f"{name}: {reason}")
+    print(f"wrote {options.out}")
 
 
 def _problem(name: str) -> Callable[[], Any]:

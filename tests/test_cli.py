@@ -68,6 +68,20 @@ def test_compare_reports_what_is_refused(tmp_path, capsys, monkeypatch):
     assert "no solver has an error to show (left out, they draw noise: ddpm)" in capsys.readouterr().err
 
 
+def test_schedules_are_drawn_and_one_of_them_is_printed(tmp_path, capsys):
+    out = tmp_path / "schedules.png"
+    command = ["schedules", "--out", str(out), "--process", "rectified_flow"]
+    assert main(command) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "karras: this schedule is spaced in sigma / alpha, which must be finite" in printed
+    assert "cosine:" not in printed
+    assert main([*command, "--schedule", "flow_shift", "--steps", "2", "--t-end", "0.2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["time", "sigma", "/", "alpha"]
+    assert [line.split() for line in lines[1:4]] == [["1", "inf"], ["0.777778", "3.5"], ["0.2", "0.25"]]
+
+
 @pytest.mark.parametrize(("package", "told"), [("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")])
 def test_a_missing_package_is_named_with_what_installs_it(package, told, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -101,6 +115,7 @@ def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeyp
         (["sample", "--solver", "dpm_solver_p"], "unknown solver 'dpm_solver_p': did you mean dpm_solver_pp"),
         (["sample", "--schedule", "karas"], "unknown schedule 'karas': did you mean karras"),
         (["sample", "--process", "edn"], "unknown process 'edn': did you mean edm"),
+        (["sample", "--process", "pfgm_plus_plus"], "smoothed data has a closed form under normal noise only"),
         (["sample", "--option", "ordr=3"], "unknown option 'ordr': did you mean order"),
         (["sample", "--option", "order"], "--option wants NAME=VALUE, got 'order'"),
         (["sample", "--option", "order=9"], "order must be from 1 to 3, got 9"),
@@ -112,7 +127,7 @@ def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeyp
         (["sample", "--solvr", "ddim"], "unknown argument '--solvr': did you mean --solver"),
         (["sample", "ddim"], "unknown argument 'ddim'"),
         (["smaple"], "unknown command 'smaple': did you mean sample"),
-        ([], "the following arguments are required: {sample,compare,list}"),
+        ([], "the following arguments are required: {sample,compare,schedules,list}"),
         (["sample", "--steps", "0"], "steps must be at least 1, got 0"),
         (["sample", "--count", "0"], "--count must be at least 1, got 0"),
         (["sample", "--process", "rectified_flow", "--schedule", "karras"], "give t_start= and t_end="),
@@ -120,6 +135,9 @@ def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeyp
         (["sample", "--out", "."], "cannot write .: it is a folder"),
         (["sample", "--out", "samples.pgn"], "a picture's name must end in .png, .pdf, .svg"),
         (["sample", "--out", "a.png", "--trajectory", "a.png"], "two pictures cannot both be written to a.png"),
+        (["schedules", "--schedule", "karas"], "unknown schedule 'karas': did you mean karras"),
+        (["schedules", "--steps", "0"], "there is no schedule to draw: steps must be at least 1, got 0"),
+        (["schedules", "--out", "schedules.jpg"], "a picture's name must end in .png, .pdf, .svg"),
         (["compare", "--calls", "0"], "--calls must be at least 1, got 0"),
         (["compare", "--out", "compare.json"], "a picture's name must end in"),
         (["compare", "--problem", "mixtur"], "unknown problem 'mixtur': did you mean mixture"),
