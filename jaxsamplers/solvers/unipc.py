@@ -16,6 +16,7 @@ Source: Zhao et al. 2023, UniPC (arXiv 2302.04867), eq. 5 - 9, algorithms 1 - 2 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ def unipc(
     prediction: str = "x0",
     variant: str = "bh2",
     lower_order_final: bool = True,
+    uncorrected: Sequence[int] = (),
 ) -> Tableau:
     """UniPC of orders 1 to 4, corrected to one order more; one network call a step.
 
@@ -49,6 +51,7 @@ def unipc(
         prediction: what is extrapolated, the estimate "x0" or the noise "epsilon".
         variant: "bh1", "bh2" or "exact".
         lower_order_final: fall back to lower orders in the last steps.
+        uncorrected: steps that keep their prediction; the first ones, where guidance is large.
 
     Raises:
         ValueError: an order, a prediction, a variant or a schedule that is not allowed.
@@ -85,11 +88,13 @@ def unipc(
     count = order + 3
     newest = [value[0], *[jnp.zeros_like(g.t)] * (order + 1), value[1]]
     remembered = [_unit(2 + j, count, g.t) for j in range(order)]
+    kept = jnp.isin(jnp.arange(len(g.t)) - 1, jnp.asarray([-1, *uncorrected]))  # the first sample needs no correction
+    again = 1.0 - kept
     corrected = _sum(
-        (lag(x, 1, 0.0), _unit(1, count, g.t)),
-        (lag(c[0], 1, 0.0), newest),
-        *[(lag(weight, 1, 0.0), old) for weight, old in zip(c[1:], remembered, strict=True)],
-        (jnp.zeros_like(g.t).at[0].set(1.0), _unit(0, count, g.t)),  # the first sample needs no correction
+        (again * lag(x, 1, 0.0), _unit(1, count, g.t)),
+        (again * lag(c[0], 1, 0.0), newest),
+        *[(again * lag(weight, 1, 0.0), old) for weight, old in zip(c[1:], remembered, strict=True)],
+        (kept * jnp.ones_like(g.t), _unit(0, count, g.t)),
     )
     predicted = _sum((x, corrected), (p[0], newest), *zip(p[1:], remembered, strict=False))
     shift = [[0, 0, *[int(j == k) for j in range(order)], 0] for k in range(order - 1)]
