@@ -1,6 +1,8 @@
 """k-diffusion's numbers, which ``tests/reference/make_k_diffusion.py`` made, from ours."""
 
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -110,13 +112,25 @@ def test_correlation_of_the_two_draws_of_a_step(x64):
         np.testing.assert_allclose(held / jnp.hypot(held, fresh), measured, atol=0.01)
 
 
+@pytest.mark.parametrize("name", ["karras", "exponential", "polyexponential", "vp"])
 @pytest.mark.parametrize("steps", STEPS)
-def test_schedules(steps, x64):
+def test_schedules(name, steps, x64):
     """The levels above the final 0."""
-    process = js.processes.edm()
-    for name, make in (("karras", js.schedules.karras), ("exponential", js.schedules.exponential)):
-        ours = make(process, steps - 1, t_start=15.0, t_end=0.03)
-        np.testing.assert_allclose(ours, stored()[f"{name}-{steps}"][:-1], rtol=1e-9)
+    process = js.processes.edm(sigma_max=200.0)
+    levels = stored()[f"{name}-{steps}"][:-1]
+    options = {"rho": 1.5} if name == "polyexponential" else {}
+    make = functools.partial(js.schedules.registry[name], t_start=levels[0], t_end=levels[-1], **options)
+    np.testing.assert_allclose(make(process, steps - 1), levels, rtol=1e-9)
+
+
+def test_the_vp_levels_are_those_of_the_process(x64):
     process = js.processes.vp_linear()
-    times = js.schedules.uniform(process, steps - 1)
-    np.testing.assert_allclose(jnp.exp(-process.half_log_snr(times)), stored()[f"vp-{steps}"][:-1], rtol=1e-9)
+    rho = jnp.exp(-process.half_log_snr(js.schedules.uniform(process, 7)))
+    np.testing.assert_allclose(rho, stored()["vp-8"][:-1], rtol=1e-9)
+
+
+def test_the_guide_names_them_all():
+    guide = (Path(__file__).parent.parent / "docs" / "k_diffusion.md").read_text()
+    assert {name.partition("-")[0] for name in SOLVERS} <= set(re.findall(r"`sample_(\w+)", guide))
+    ours = re.findall(r"(\w+)\(", " ".join(re.findall(r"\| `sample_.*?\| (.*) \|", guide)))
+    assert not [name for name in ours if name != "partial" and not hasattr(js.solvers, name)]
