@@ -1,5 +1,7 @@
 """Denoiser transforms, models with a memory and stages, against peers' numbers, hand-written loops and closed forms."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,14 +83,13 @@ def test_time_shift_repairs_a_start_that_is_too_loud(x64):
     assert error(transforms.time_shift(model, VP, 0.2, variance=0.3)) < 0.1 * error(model)
 
 
-def flow_turbo(velocity, refine, x, times, heun, refined):
-    """FlowTurbo as its paper writes it: Heun steps of the network, then Heun steps of the refiner."""
-    v = None
-    for i in range(heun + refined):
-        t, to = times[i], times[i + 1]
-        first = velocity(x, t) if i < heun else v + refine(x, t, v)
+def flow_turbo(velocity, refine, x, times, corrected):
+    """FlowTurbo as it is written: a Heun step and pseudo-corrector steps, then Heun steps of the refiner."""
+    v = velocity(x, times[0])
+    for i, (t, to) in enumerate(itertools.pairwise(times)):
+        first = v if i < corrected else v + refine(x, t, v)
         ahead = x + (to - t) * first
-        v = velocity(ahead, to) if i < heun else first + refine(ahead, to, first)
+        v = velocity(ahead, to) if i < corrected else first + refine(ahead, to, first)
         x = x + (to - t) * (first + v) / 2
     return x
 
@@ -98,14 +99,18 @@ def test_flow_turbo_is_two_models_on_one_sampler(x64):
     times = jnp.linspace(0.999, 0.05, 7)
     velocity = jax.jit(js.predict(model, FLOW, "velocity"))
     refine = jax.jit(lambda x, t, v: 0.3 * jnp.tanh(velocity(x, t) - v))
-    sampler = js.remembering(table(lambda p, t: js.solvers.heun(p, t, lower_order_final=False), times, FLOW))
-    heavy, light = transforms.remember_velocity(model, FLOW), transforms.velocity_refiner(refine, FLOW)
-    ours = js.stitch([(sampler[:6], heavy), (sampler[6:], light)], x)
-    np.testing.assert_allclose(ours, flow_turbo(velocity, refine, x, times, 3, 3), rtol=1e-6)
-    perfect = transforms.velocity_refiner(lambda x, t, v: velocity(x, t) - v, FLOW)
-    np.testing.assert_allclose(
-        js.stitch([(sampler[:6], heavy), (sampler[6:], perfect)], x), draw(sampler.sampler, model, x), rtol=1e-9
-    )
+    first = lambda p, t: js.solvers.pseudo_corrector(p, t, lower_order_final=False)
+    second = lambda p, t: js.solvers.heun(p, t, lower_order_final=False)
+    early, late = js.align(table(first, times[:4], FLOW), table(second, times[3:], FLOW))
+    assert (len(early), len(late)) == (4, 6)
+    parts = lambda refiner: [
+        (js.remembering(early), transforms.remember_velocity(model, FLOW)),
+        (js.remembering(late), transforms.velocity_refiner(refiner, FLOW)),
+    ]
+    ours = js.stitch(parts(refine), x)
+    np.testing.assert_allclose(ours, flow_turbo(velocity, refine, x, times, 3), rtol=1e-6)
+    perfect = js.stitch(parts(lambda x, t, v: velocity(x, t) - v), x)
+    np.testing.assert_allclose(perfect, draw(late, model, draw(early, model, x)), rtol=1e-9)
 
 
 def test_structure_comes_from_the_reference():

@@ -23,7 +23,7 @@ from jaxsamplers.solvers.learned_variance import ddpm_learned_variance, with_var
 from jaxsamplers.solvers.momentum import ghvb, heavy_ball
 from jaxsamplers.solvers.pndm import plms, pndm
 from jaxsamplers.solvers.restart import restart
-from jaxsamplers.solvers.runge_kutta import euler, heun, midpoint
+from jaxsamplers.solvers.runge_kutta import euler, heun, midpoint, pseudo_corrector
 from jaxsamplers.solvers.sa_solver import sa_solver
 from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
 from jaxsamplers.solvers.seeds import seeds
@@ -39,6 +39,7 @@ registry: dict[str, Callable[..., Tableau]] = {
     "euler": euler,
     "heun": heun,
     "midpoint": midpoint,
+    "pseudo_corrector": pseudo_corrector,
     "dpm_solver": dpm_solver,
     "dpm_solver_pp": dpm_solver_pp,
     "sde_dpm_solver_pp": sde_dpm_solver_pp,
@@ -100,6 +101,7 @@ __all__ = [
     "midpoint",
     "plms",
     "pndm",
+    "pseudo_corrector",
     "registry",
     "resshift",
     "restart",
