@@ -80,7 +80,7 @@ def epsilon_scaling(
 
     Raises:
         ValueError: a factor that is not positive.
-    Source: Ning et al. 2024, Elucidating the exposure bias in diffusion models (arXiv 2308.15321), eq. 12.
+    Source: Ning et al. 2024, Elucidating the exposure bias in diffusion models (arXiv 2308.15321).
     """
     if callable(factor):
         return EpsilonScaled(as_pytree(model), process, as_pytree(factor))
@@ -133,7 +133,7 @@ def structural_guidance(
 
     Raises:
         ValueError: a negative time.
-    Source: Kim et al. 2025, DiffuseHigh (arXiv 2406.18459), eq. 5.
+    Source: Kim et al. 2025, DiffuseHigh (arXiv 2406.18459), sec. 4.
     """
     checks.within("until", until, 0.0)
     return StructurallyGuided(as_pytree(model), as_pytree(low), reference, until)
@@ -164,7 +164,7 @@ def velocity_refiner(refine: Callable[..., PyTree], process: Process) -> Velocit
         refine: ``(x, t, velocity, **extra) -> change of velocity``.
         process: the noise process; ``velocity`` is its ``dx/dt``.
 
-    Source: Zhao et al. 2024, FlowTurbo (arXiv 2409.18128), sec. 3.2.
+    Source: Zhao et al. 2024, FlowTurbo (arXiv 2409.18128), sec. 3.
     """
     return VelocityRefiner(as_pytree(refine), process)
 

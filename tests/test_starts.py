@@ -84,6 +84,24 @@ def test_a_boost_survives_only_when_steps_are_skipped(boost, x64):
     np.testing.assert_allclose(jnp.var(end), exact, rtol=0.02)
 
 
+def test_the_best_start_is_the_one_that_restores_best(x64):
+    """Against one run a candidate, on Gaussians given noisy observations of them."""
+    process = PROCESSES["vp_linear"]
+    clean = jax.random.normal(KEY, (5, 3))
+    seen = js.guidance.conditional(
+        lambda x, t, low: low + (x - process.alpha(t) * low) / 3, {"low": clean + 0.1 * jnp.cos(clean)}
+    )
+    sampler = jax.jit(lambda t: js.solvers.ddim(process, t))(jax.jit(js.schedules.cosine, static_argnums=1)(process, 3))
+    draw = jax.jit(lambda x: js.sample(sampler, seen, x))
+    candidates = jax.random.normal(jax.random.key(1), (6, 3))
+    best, distances = jax.jit(lambda c: js.starts.best_start(draw, c, clean))(candidates)
+    by_hand = [np.mean((draw(jnp.tile(c, (5, 1))) - clean) ** 2) for c in candidates]
+    np.testing.assert_allclose(distances, by_hand, rtol=1e-9)
+    np.testing.assert_array_equal(best, candidates[np.argmin(by_hand)])
+    best, _ = js.starts.best_start(draw, candidates, clean, lambda a, b: -jnp.mean((a - b) ** 2))
+    np.testing.assert_array_equal(best, candidates[np.argmax(by_hand)])
+
+
 def test_a_boost_must_be_positive():
     with pytest.raises(ValueError, match="boost must be above 0"):
         js.starts.boost_and_skip(PROCESSES["edm"], KEY, (2, 2), 2.0, boost=0.0)

@@ -2,11 +2,11 @@
 
 ``rescale``: extrapolation inflates the spread of an image; give it the spread of ``c`` again,
 ``m' = phi m std(c) / std(m) + (1 - phi) m``. Lin et al. 2023, Common noise schedules and sample steps are flawed (arXiv
-2305.08891), eq. 15 - 16.
+2305.08891), sec. 3.4.
 
 ``projected``: of the difference ``d = c - u``, what is parallel to ``c`` saturates colours and what is orthogonal to it
 helps: ``m = c + (w - 1) (d_orthogonal + eta d_parallel)``, ``d`` first shortened to a radius. Sadat, Hilliges & Weber
-2024, Eliminating oversaturation and artifacts of high guidance scales (arXiv 2410.02416), eq. 6 - 9 and algorithm 1.
+2024, Eliminating oversaturation and artifacts of high guidance scales (arXiv 2410.02416), there with ``w - 1`` too.
 
 Both act on each sample (and each array of a pytree) over all but its batch axis.
 """

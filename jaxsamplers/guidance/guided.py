@@ -9,7 +9,7 @@ the other functions of this package replace: the branches that answer ``(c, u)``
 
 Sources: Ho & Salimans 2022, Classifier-free diffusion guidance (arXiv 2207.12598), eq. 6, there with ``w - 1``; Karras
 et al. 2024, Guiding a diffusion model with a bad version of itself (arXiv 2406.02507), eq. 3; Sadat et al. 2024
-(arXiv 2410.02416), eq. 8, for the momentum.
+(arXiv 2410.02416) for the momentum.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 At high noise guidance narrows what can come out, at low noise it does hardly anything: between them it helps. Levels
 are ``rho = sigma / alpha``, EDM's sigma, whatever the process; the interval is ``low < rho <= high``.
 
-Source: Kynkaanniemi et al. 2024, Applying guidance in a limited interval (arXiv 2404.07724), eq. 5.
+Source: Kynkaanniemi et al. 2024, Applying guidance in a limited interval (arXiv 2404.07724), sec. 3.
 """
 
 from __future__ import annotations

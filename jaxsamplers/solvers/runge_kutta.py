@@ -124,7 +124,7 @@ def pseudo_corrector(process: Process, times: Float[Array, " n+1"], *, lower_ord
     Raises:
         ValueError: ``lower_order_final=False`` with a schedule that ends at the clean end, where the slope is
             not defined, or a schedule that ``schedules.validate`` refuses.
-    Source: Zhao et al. 2024, FlowTurbo (arXiv 2409.18128), sec. 3.3.
+    Source: Zhao et al. 2024, FlowTurbo (arXiv 2409.18128), sec. 3.
     """
     g = steps(process, times)
     if not lower_order_final and checks.is_zero(g.sigma_next[-1]):
