@@ -10,7 +10,7 @@ There are nothing but small matrix products, which is what a CPU does well. Gate
 the untrained network answers 0 and every block is the identity.
 
 Both forms use the same names, so their parameters are the same numbers in the same order. Time is embedded
-in float32 whatever the dtype of the image: bfloat16 cannot tell neighbouring times apart.
+in float32 or better whatever the dtype of the image: bfloat16 cannot tell neighbouring times apart.
 """
 
 from __future__ import annotations
@@ -182,8 +182,12 @@ class NnxBlock(nnx.Module):
 
 def time_features(t: Float[Array, "..."]) -> Float[Array, "batch features"]:
     """Sines and cosines of ``t`` in ``[0, 1]``, one row for a scalar ``t``; frequencies up to 8 periods."""
-    frequencies = jnp.pi * jnp.geomspace(0.5, 16.0, FREQUENCIES, dtype=jnp.float32)
-    angles = jnp.asarray(t, jnp.float32).reshape(-1, 1) * frequencies
+    t = jnp.asarray(t)
+    t = t.astype(
+        jnp.promote_types(t.dtype, jnp.float32)
+    )  # float64 stays: a step function of time has no exact solution
+    frequencies = jnp.pi * jnp.geomspace(0.5, 16.0, FREQUENCIES, dtype=t.dtype)
+    angles = t.reshape(-1, 1) * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxsamplers import datasets
-from jaxsamplers.analytic import Empirical, GaussianMixture, empirical, gaussian_mixture
+from jaxsamplers.analytic import empirical, gaussian_mixture
 
 if TYPE_CHECKING:
+    from jaxsamplers.core import Model
     from jaxsamplers.processes import Process
 
 DIGITS_BANDWIDTH = 0.15
@@ -23,11 +24,11 @@ class Problem:
 
     Attributes:
         shape: of one sample.
-        denoiser: the exact denoiser for a process.
+        denoiser: for a process, its perfect network, or a trained one.
     """
 
     shape: tuple[int, ...]
-    denoiser: Callable[[Process], GaussianMixture | Empirical]
+    denoiser: Callable[[Process], Model]
 
 
 def digits() -> Problem:
