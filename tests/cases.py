@@ -146,6 +146,7 @@ CASES = [
     _case("ghvb", 2.0, from_noise=False),
     _case("heavy_ball", from_noise=False),
     _case("gradient_estimation", from_noise=False),
+    _case("accelerated_ddim", 2.0, from_noise=False),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

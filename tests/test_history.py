@@ -8,6 +8,7 @@ import pytest
 
 import jaxsamplers as js
 from experiments.stability_regions import spectral_radius
+from tests.linear_gaussian import moments
 from tests.reference import problem
 from tests.replay import replay
 
@@ -55,6 +56,68 @@ def test_momentum_and_gradient_estimation_are_their_authors(steps, x64):
     for name, sampler in samplers.items():
         ours = replay(sampler, denoise(process), start)
         np.testing.assert_allclose(ours, stored[f"{name}_{steps}"], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("steps", [5, 8, 10, 20])
+def test_accelerated_ddim_is_its_authors(steps, x64):
+    """Up to the last step: to the clean end theirs is no estimate."""
+    stored = problem.load("history")
+    process = js.processes.from_betas(stored["betas"])
+    times = np.append((stored[f"indices_{steps}"] + 1) / len(stored["betas"]), 0.0)
+    sampler = build(js.solvers.accelerated_ddim, process, times)[:-1]
+    ours = replay(sampler, denoise(process), problem.STARTS)
+    np.testing.assert_allclose(ours, stored[f"accelerated_{steps}"], rtol=1e-6, atol=1e-9)
+
+
+def test_accelerated_ddpm_on_gaussian_data(x64):
+    """The variance converges at second order, DDPM's at first (exact recursion); a point keeps its own exactly."""
+    start = float(VP.alpha(1.0)), float(VP.sigma(1.0))
+    error = {"ddpm": [], "accelerated_ddpm": []}
+    for n in (100, 200):
+        times = js.schedules.half_log_snr(VP, n)
+        alpha, sigma = float(VP.alpha(times[-1])), float(VP.sigma(times[-1]))
+        for name, errors in error.items():
+            sampler = build(js.solvers.registry[name], VP, times)
+            _, variance = moments(VP, sampler, 0.8, 0.5, start[0] * 0.8, start[0] ** 2 * 0.5 + start[1] ** 2)
+            errors.append(abs(variance[-1] - alpha**2 * 0.5 - sigma**2))
+            mean, variance = moments(VP, sampler, 0.8, 0.0, start[0] * 0.8, start[1] ** 2)
+            np.testing.assert_allclose([mean[-1], variance[-1]], [alpha * 0.8, sigma**2], rtol=1e-9)
+    slope = {name: np.log2(a / b) for name, (a, b) in error.items()}
+    assert 0.85 < slope["ddpm"] < 1.15
+    assert 1.8 < slope["accelerated_ddpm"] < 2.2
+
+
+def test_accelerated_ddpm_on_a_mixture(x64):
+    """The density itself, carried from row to row on a grid: half of DDPM's distance in total variation."""
+    weights, means, variances = np.array([0.3, 0.5, 0.2]), np.array([-1.0, 0.4, 1.2]), np.array([0.02, 0.05, 0.01])
+    times = np.asarray(js.schedules.half_log_snr(VP, 32, t_end=0.05))
+    alpha, sigma = np.asarray(VP.alpha(times)), np.asarray(VP.sigma(times))
+    x = np.linspace(-6, 6, 1201)
+    width = x[1] - x[0]
+
+    def parts(i):
+        """Each component's density at time ``i``, and its estimate."""
+        spread = alpha[i] ** 2 * variances + sigma[i] ** 2
+        away = x[:, None] - alpha[i] * means
+        return (
+            weights * np.exp(-(away**2) / 2 / spread) / np.sqrt(2 * np.pi * spread),
+            means + alpha[i] * variances * away / spread,
+        )
+
+    distance = {}
+    for name in ("ddpm", "accelerated_ddpm"):
+        rows = build(js.solvers.registry[name], VP, times).rows
+        density = parts(0)[0].sum(axis=1)
+        for i in range(len(times) - 1):
+            each, estimates = parts(i)
+            mean = rows.weights[i, 0, 0] * x + rows.weights[i, 0, 1] * (each * estimates).sum(1) / each.sum(1)
+            spread = float(rows.noise[i, 0])
+            kernel = np.exp(-((x[:, None] - np.asarray(mean)) ** 2) / 2 / spread**2) / np.sqrt(2 * np.pi) / spread
+            density = kernel @ density * width
+        assert density.sum() * width == pytest.approx(1, abs=1e-6)
+        distance[name] = np.abs(density - parts(-1)[0].sum(axis=1)).sum() * width / 2
+    assert distance["ddpm"] > 0.02
+    assert distance["accelerated_ddpm"] < 0.6 * distance["ddpm"]
 
 
 def test_what_momentum_reduces_to(x64):

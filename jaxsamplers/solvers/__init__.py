@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxsamplers.solvers.accelerated import accelerated_ddim, accelerated_ddpm
 from jaxsamplers.solvers.ancestral import (
     ancestral,
     dpm_solver_pp_singlestep_ancestral,
@@ -68,9 +69,13 @@ registry: dict[str, Callable[..., Tableau]] = {
     "ghvb": ghvb,
     "heavy_ball": heavy_ball,
     "gradient_estimation": gradient_estimation,
+    "accelerated_ddim": accelerated_ddim,
+    "accelerated_ddpm": accelerated_ddpm,
 }
 
 __all__ = [
+    "accelerated_ddim",
+    "accelerated_ddpm",
     "ancestral",
     "coefficients_preserving",
     "consistency",
