@@ -52,7 +52,7 @@ SOLVERS = {
     "dpmpp_sde-eta": functools.partial(independent, **partly),
     "dpmpp_2m": functools.partial(dpm_solver_pp, lower_order_final=False),
     "dpmpp_2m_sde": second_sde,
-    "dpmpp_2m_sde-heun": functools.partial(second_sde, variant="exact", eta=0.5),
+    "dpmpp_2m_sde-heun": functools.partial(second_sde, variant="exact", eta=0.5, noise_scale=1.02),
     "dpmpp_3m_sde": third_sde,
 }
 TWO_ROWS = ("heun", "dpm_2", "dpmpp_2s_ancestral")  # of which only the second draws

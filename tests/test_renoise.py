@@ -11,6 +11,7 @@ import jaxsamplers as js
 from jaxsamplers.solvers import (
     ancestral,
     ddim,
+    dpm_solver_pp,
     dpm_solver_pp_singlestep,
     dpm_solver_pp_singlestep_ancestral,
     dpm_solver_singlestep,
@@ -97,6 +98,7 @@ def test_reductions(x64):
 SECOND = {
     "edm_stochastic": functools.partial(edm_stochastic, churn=20.0),
     "restart": restart,
+    "restart-multistep": functools.partial(restart, solver=dpm_solver_pp),
     "ancestral": dpm_solver_pp_singlestep_ancestral,
     "ancestral-eta": functools.partial(ancestral, solver=dpm_solver_singlestep, eta=0.6),
     "sde-rho": sde_dpm_solver_pp_singlestep,

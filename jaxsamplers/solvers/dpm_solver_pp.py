@@ -71,6 +71,7 @@ def sde_dpm_solver_pp(
     *,
     order: int = 2,
     eta: float | Float[Array, " n"] = 1.0,
+    noise_scale: float = 1.0,
     lower_order_final: bool = True,
     variant: str = "midpoint",
     curvature: float = 1.0,
@@ -82,6 +83,7 @@ def sde_dpm_solver_pp(
         times: ``n + 1`` decreasing times.
         order: how many estimates are combined.
         eta: stochasticity, 1 for the reverse SDE, 0 for the flow; a number, or one a step.
+        noise_scale: a factor on the noise (k-diffusion's s_noise).
         lower_order_final: fall back to order 2 and 1 in the last steps.
         variant: order 2 by the "midpoint" rule or "exact" (diffusers' and k-diffusion's "heun").
         curvature: weight of the quadratic term of order 3; 0.5 reproduces the published code.
@@ -92,6 +94,7 @@ def sde_dpm_solver_pp(
     checks.integer("order", order, low=1, high=3)
     checks.one_of("variant", variant, VARIANTS)
     checks.within("eta", eta, 0.0)
+    checks.within("noise_scale", noise_scale, 0.0)
     checks.within("curvature", curvature, 0.0)
     g = steps(process, times)
     h = (1 + jnp.asarray(eta, g.t.dtype)) * g.h
@@ -106,4 +109,4 @@ def sde_dpm_solver_pp(
         return interpolate(nodes, [gain, *smooth[:1], *[curvature * m for m in smooth[1:]]])
 
     m = select(g.orders(order, lower_order_final), order, weights)
-    return multistep(process, g, x, m, "x0", None if checks.is_zero(eta) else fresh)
+    return multistep(process, g, x, m, "x0", None if checks.is_zero(eta) else noise_scale * fresh)

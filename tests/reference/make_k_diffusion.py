@@ -86,7 +86,7 @@ def main():
         "dpmpp_sde-eta": {"eta": 0.7, "s_noise": 1.02},
         "dpmpp_2m": {},
         "dpmpp_2m_sde": {},
-        "dpmpp_2m_sde-heun": {"solver_type": "heun", "eta": 0.5},
+        "dpmpp_2m_sde-heun": {"solver_type": "heun", "eta": 0.5, "s_noise": 1.02},
         "dpmpp_3m_sde": {},
     }
     for steps in STEPS:
