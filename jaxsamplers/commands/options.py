@@ -1,0 +1,109 @@
+"""From the words of a command line to schedules, problems and samplers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxsamplers import checks, schedules
+
+if TYPE_CHECKING:
+    from jaxsamplers.core import Sampler
+
+INFINITE_ENDS = {"rectified_flow", "trigonometric"}  # half-log-SNR schedules need t_start and t_end there
+
+
+def times_of(options: argparse.Namespace, process: Any, steps: int) -> tuple[str, Any]:
+    """The schedule's name, and its times."""
+    name = options.schedule or usual_schedule(options)
+    schedule = checks.look_up("schedule", name, schedules.registry)
+    return name, schedule(process, steps, t_start=options.t_start, t_end=options.t_end)
+
+
+def schedules_of(options: argparse.Namespace, process: Any, steps: int) -> dict[str, Callable[[int], Any]]:
+    """The schedules that were asked for; of "all", those that differ and that start and end as asked."""
+
+    def grid(name: str) -> Callable[[int], Any]:
+        make = checks.look_up("schedule", name, schedules.registry)
+        return lambda steps: make(process, steps, t_start=options.t_start, t_end=options.t_end)
+
+    if options.schedule != ["all"]:
+        return {name: grid(name) for name in options.schedule or [usual_schedule(options)]}
+    import numpy as np
+
+    whole, allowed = grid("uniform")(steps)[::steps], {}
+    known: list[np.ndarray] = []
+    for name in schedules.registry:
+        with contextlib.suppress(ValueError):
+            times = np.asarray(grid(name)(steps))
+            if np.array_equal(times[::steps], whole) and not any(np.allclose(times, other, 1e-6, 0) for other in known):
+                allowed[name] = grid(name)
+                known.append(times)
+    return allowed
+
+
+def usual_schedule(options: argparse.Namespace) -> str:
+    """What is used when nothing is asked for."""
+    return "uniform" if options.process in INFINITE_ENDS else "half_log_snr"
+
+
+def problem_of(name: str) -> Callable[[], Any]:
+    """A named problem, or a function of one's own as ``package.module:function``."""
+    module, colon, function = name.partition(":")
+    if not colon:
+        from jaxsamplers import problems
+
+        return checks.look_up("problem", name, problems.registry)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no problem {name}: {error}") from error
+
+
+def build(solver: Callable[..., Sampler], process: Any, times: Any, options: Mapping[str, Any]) -> Sampler:
+    """The sampler, or a sentence that says which option is missing or unknown."""
+    missing = [
+        name
+        for name, parameter in list(inspect.signature(solver).parameters.items())[2:]
+        if parameter.default is parameter.empty and name not in options
+    ]
+    if missing:
+        raise ValueError(f"this solver needs {' and '.join(f'--option {name}=...' for name in missing)}")
+    try:
+        return solver(process, times, **options)
+    except TypeError as error:
+        raise ValueError(f"this solver cannot use {dict(options)}: {error}") from error
+
+
+def solver_options(solver: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:
+    """What ``--option NAME=VALUE`` said, each value of its default's kind."""
+    known = {n: p.default for n, p in inspect.signature(solver).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return dict(_solver_option(known, item) for item in given)
+
+
+def _solver_option(known: Mapping[str, Any], item: str) -> tuple[str, Any]:
+    """The name and the value of ``NAME=VALUE``, which must be of the default's kind."""
+    name, equals, text = item.partition("=")
+    if not equals:
+        raise ValueError(f"--option wants NAME=VALUE, got {item!r}")
+    checks.one_of("option", name, known)
+    value, default = _value(text), known[name]
+    kinds = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
+    kind = type(default)
+    if kind in kinds and type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"option {name} must be {kinds[kind]}, such as its default {default}, got {text!r}")
+    return name, value
+
+
+def _value(text: str) -> bool | int | float | str:
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
