@@ -1,5 +1,9 @@
 """Flow matching: Meta's package gives the same numbers, with time reversed; conversion between processes."""
 
+import functools
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +19,7 @@ SOLVERS = {
     "midpoint": js.solvers.midpoint,
     "heun2": lambda process, times: js.solvers.heun(process, times, lower_order_final=False),
 }
+GUIDE = (Path(__file__).parent.parent / "docs" / "flow_matching.md").read_text()
 ORIGIN = np.array([0.4, -0.7])
 MADE = {
     "vp_linear": js.processes.vp_linear,
@@ -58,6 +63,33 @@ def test_another_schedule_after_training(calls, theirs, x64):
     build = jax.jit(lambda times: js.solvers.euler(bent, times))
     ours = replay(build(np.linspace(1.0, 1e-3, calls + 1)), model, problem.STARTS)
     np.testing.assert_allclose(ours, theirs[f"cosine_{calls}"], rtol=1e-6)
+
+
+def test_likelihood(theirs, x64):
+    """Their exact divergence along the whole path against ours, and against the mixture's density."""
+    straight = js.processes.rectified_flow()
+    measure = jax.jit(lambda x: js.adaptive.log_likelihood(straight, exact(straight), x, t=1e-8, rtol=1e-9, atol=1e-9))
+    ours = measure(jnp.asarray(problem.STARTS))
+    np.testing.assert_allclose(ours, theirs["log_likelihood"], rtol=1e-6)
+    np.testing.assert_allclose(ours, exact(straight).log_prob(jnp.asarray(problem.STARTS), 0.0), rtol=1e-6)
+
+
+def test_their_variance_preserving_scheduler_is_vp_linear(theirs, x64):
+    process, t = js.processes.vp_linear(0.1, 20.0), 1 - np.linspace(0.0, 0.99, 12)
+    np.testing.assert_allclose([process.alpha(t), process.sigma(t)], theirs["vp"], rtol=1e-9)
+
+
+def test_the_guide(theirs, x64):
+    """Its adapter, as printed, on a network in their conventions; every name in its table is there."""
+    straight = js.processes.rectified_flow()
+    velocity = lambda x, t: -js.predict(exact(straight), straight, "velocity")(x, 1 - t)
+    names = {"js": js, "velocity": velocity}
+    exec(re.search(r"```python\n(.*?)```", GUIDE, re.DOTALL)[1], names)
+    sampler = js.solvers.midpoint(names["process"], jnp.linspace(1.0, 1e-3, 5))
+    ours = jax.jit(js.sample)(sampler, names["model"], jnp.asarray(problem.STARTS))
+    np.testing.assert_allclose(ours, theirs["midpoint_8"], rtol=1e-6)
+    for name in re.findall(r"`js\.([a-z_.]+)", GUIDE):
+        assert functools.reduce(getattr, name.split("."), js) is not None
 
 
 @pytest.mark.parametrize("name", ["straight", "trigonometric"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from flow_matching.path import AffineProbPath
-from flow_matching.path.scheduler import CondOTScheduler, CosineScheduler, ScheduleTransformedModel
+from flow_matching.path.scheduler import CondOTScheduler, CosineScheduler, ScheduleTransformedModel, VPScheduler
 from flow_matching.solver import ODESolver
 from flow_matching.utils import ModelWrapper
 
@@ -31,6 +31,27 @@ class Velocity(ModelWrapper):
         return -torch.from_numpy(problem.velocity(x.numpy(), 1 - float(t)))
 
 
+class Differentiable(ModelWrapper):
+    """The same in torch, without a division by the noise level, so that it has gradients and reaches the data."""
+
+    def __init__(self):
+        super().__init__(model=None)
+
+    def forward(self, x, t, **extras):
+        means, covariances = torch.from_numpy(problem.MEANS), torch.from_numpy(problem.COVARIANCES)
+        spread = t**2 * covariances + (1 - t) ** 2 * torch.eye(2)
+        away = x[:, None] - t * means
+        solved = torch.einsum("kij,nkj->nki", torch.linalg.inv(spread), away)
+        log_weights = torch.log(torch.from_numpy(problem.WEIGHTS)) - 0.5 * torch.linalg.slogdet(spread)[1]
+        chosen = torch.softmax(log_weights - 0.5 * torch.sum(away * solved, dim=-1), dim=1)
+        velocities = means + t * torch.einsum("kij,nkj->nki", covariances, solved) - (1 - t) * solved
+        return torch.einsum("nk,nki->ni", chosen, velocities)
+
+
+def log_normal(x):
+    return -0.5 * torch.sum(x**2, dim=1) - np.log(2 * np.pi)
+
+
 def main():
     torch.set_default_dtype(torch.float64)
     start = torch.from_numpy(problem.STARTS)
@@ -47,6 +68,16 @@ def main():
         results[f"cosine_{calls}"] = (
             ODESolver(changed).sample(start, step_size=None, method="euler", time_grid=grid).numpy()
         )
+
+    grid = torch.tensor([1.0, 0.0])
+    results["noise"], results["log_likelihood"] = (
+        array.numpy()
+        for array in ODESolver(Differentiable()).compute_likelihood(
+            start.clone(), log_normal, None, "dopri5", 1e-10, 1e-10, grid, exact_divergence=True
+        )
+    )
+    levels = VPScheduler(0.1, 20.0)(torch.linspace(0.0, 0.99, 12))
+    results["vp"] = np.stack([level.numpy() for level in (levels.alpha_t, levels.sigma_t)])
 
     t = torch.linspace(0.05, 0.95, len(start))[:, None]
     x, value = start, torch.from_numpy(problem.NOISE[0])
