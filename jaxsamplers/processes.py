@@ -271,6 +271,7 @@ def residual_shifting(
         checks.within(name, value, 0.0, above=True)
     checks.within("shift_max", shift_max, 0.0, 1.0, above=True)
     shift_min = jnp.minimum(noise_min / kappa, noise_min)
+    checks.within("shift_max / shift_min", shift_max / shift_min, 1.0, above=True)
     rise = jnp.linspace(0.0, 1.0, steps) ** power
     roots = shift_min * (shift_max / shift_min) ** rise
     law = Residual(jnp.concatenate([jnp.zeros_like(roots[:1]), roots]), kappa)
@@ -283,7 +284,8 @@ def pfgm_plus_plus(freedom: float = 128.0, *, sigma_min: float = 0.002, sigma_ma
     The kernel ``p_r(x | x0) ~ (|x - x0|^2 + r^2)^{-(N + D) / 2}`` at ``r = sigma sqrt(D)`` is the multivariate t law
     with D degrees of freedom, scaled by ``sigma``: for every ``N``, and normal as D grows. Only what ``prior`` and
     ``forward`` draw changes. The field lines solve ``dx/dsigma = (x - E[x0 | x]) / sigma``, EDM's equation, so every
-    deterministic solver runs unchanged; stochastic ones add normal noise, as the authors' churn does.
+    deterministic solver runs unchanged; stochastic ones add normal noise, as the authors' churn does. The leading axis
+    of a sample is the batch: one radius is drawn for all the rest.
 
     Args:
         freedom: D; the authors' networks have 128 and 2048.

@@ -100,6 +100,25 @@ def test_resshift(calls, x64):
     np.testing.assert_allclose(ours, theirs[f"samples_{calls}"], rtol=1e-6)
 
 
+def test_resshift_is_a_less_noisy_ddim(x64):
+    """DDIM with the ``eta`` of the docstring's ``s``, below 1; DDPM itself where ``alpha`` is constant."""
+    process, times = js.processes.residual_shifting(kappa=0.8, t_min=0.2), np.linspace(1.0, 0.2, 7)
+
+    @jax.jit
+    def build(times):
+        alpha, sigma = process.alpha(times), process.sigma(times)
+        ratio = sigma[1:] / sigma[:-1]
+        eta = jnp.sqrt((1 - ratio**2) / (1 - (ratio * alpha[:-1] / alpha[1:]) ** 2))
+        edm = js.processes.edm()
+        pairs = (js.solvers.resshift(process, times), js.solvers.ddim(process, times, eta=eta))
+        return eta, pairs, (js.solvers.resshift(edm, times), js.solvers.ddpm(edm, times))
+
+    eta, *pairs = build(times)
+    assert float(eta.max()) < 0.99
+    for one, other in pairs:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one.rows, other.rows)
+
+
 @pytest.mark.parametrize("make", [js.processes.mean_reverting, js.processes.residual_shifting])
 def test_solvers_converge_at_their_order(make, x64):
     """DPM-Solver++(2M), unchanged, to the exact flow of a drifting mixture; from the image with noise."""
@@ -135,6 +154,7 @@ def test_forward_has_the_published_law():
         (lambda: js.processes.mean_reverting(decay=1.0), "1 - decay must be above 0"),
         (lambda: js.processes.mean_reverting(stationary=0.0), "stationary must be above 0, got 0.0"),
         (lambda: js.processes.residual_shifting(steps=1), "steps must be at least 2, got 1"),
+        (lambda: js.processes.residual_shifting(noise_min=4.0), "shift_max / shift_min must be above 1, got 0.495"),
         (lambda: js.processes.residual_shifting(shift_max=1.2), "shift_max must be above 0 and at most 1, got 1.2"),
     ],
 )
