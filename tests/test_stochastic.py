@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
+from jaxsamplers.boundary import consistency_model, latent_consistency_model
+from jaxsamplers.solvers import learned_variance
 from tests.cases import PROCESSES, like
 from tests.linear_gaussian import moments
 from tests.reference import problem
@@ -32,8 +34,7 @@ def ends(process, solvers, n=7):
     return [replay(build(solver, process, times), model, start, problem.NOISE) for solver in solvers]
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "edm"])
-def test_equal_methods_are_equal(name, x64):
+def test_equal_methods_are_equal(x64):
     """Derived apart, the same by mathematics: other registers, other formulas, one sample."""
     part = functools.partial
     pairs = [
@@ -49,9 +50,8 @@ def test_equal_methods_are_equal(name, x64):
         (part(s.coefficients_preserving, eta=1.0), s.ddcm),
         (part(s.ddpm, variance=jnp.zeros(7)), s.ddpm),
     ]
-    process = PROCESSES[name]
     for left, right in pairs:
-        a, b = ends(process, [left, right])
+        a, b = ends(VP, [left, right])
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=str(left))
 
 
@@ -177,3 +177,152 @@ def test_ddpm_variances(x64):
         expected = beta**variance * small ** (1 - variance)
         np.testing.assert_allclose(noise[:-1] ** 2, expected[:-1], rtol=1e-9)
         assert float(noise[-1]) == 0
+
+
+REFERENCE = problem.load("stochastic")
+STEPS = (5, 8, 10, 20)
+LINEAR, STRAIGHT = js.processes.vp_linear(), js.processes.rectified_flow()
+with jax.enable_x64(True):
+    DISCRETE = js.processes.from_betas(np.linspace(1e-4, 0.02, 1000), t_min=0.0)
+
+
+def discrete(name):
+    """The indices that diffusers went through, and their times without the last."""
+    index = [REFERENCE[f"{name}-{n}-times"] for n in STEPS]
+    return index, [(i + 1) / 1000 for i in index]
+
+
+def compare(name, solver, process, all_times, values=None, noise=problem.NOISE, model=None):
+    """Our tables, made together and interpreted in NumPy, against stored samples: to a millionth of their size.
+
+    ``solver(process, times, value)`` gets what ``values`` has for each number of steps.
+    """
+    values = [None] * len(STEPS) if values is None else values
+    make = jax.jit(lambda all_times: [solver(process, t, v) for t, v in zip(all_times, values, strict=True)])
+    samplers = make([jnp.asarray(t) for t in all_times])
+    levels = jax.jit(lambda t: (process.alpha(t), process.sigma(t)))
+    model = model or (lambda x, t: problem.denoise(x, *map(float, levels(t))))
+    for n, sampler in zip(STEPS, samplers, strict=True):
+        expected = REFERENCE[f"{name}-{n}"]
+        start = problem.STARTS * float(levels(sampler.rows.time[0])[1] if process is EDM else 1.0)
+        got = replay(sampler, model, start, noise)
+        assert np.abs(got - expected).max() < 1e-6 * np.abs(expected).max(), (name, n)
+
+
+UNIFORM = [np.linspace(1.0, 1e-3, n + 1) for n in STEPS]
+
+
+@pytest.mark.parametrize(("orders", "tau", "variant"), [((3, 4), 0.6, "exact"), ((2, 2), 1.0, "bh1")])
+def test_sa_solver_is_its_authors(orders, tau, variant, x64):
+    """Their last step is deterministic."""
+    eta = [np.append(np.full(n - 1, tau**2), 0.0) for n in STEPS]
+    options = {"order": orders[0], "corrector_order": orders[1], "variant": variant}
+    name = f"sa_solver-{orders[0]}-{orders[1]}-{tau}-{variant}"
+    compare(name, lambda p, t, v: s.sa_solver(p, t, eta=v, **options), LINEAR, UNIFORM, eta)
+
+
+def test_sa_solver_is_diffusers(x64):
+    """Noise in the middle of the schedule only, as is its default; the last time is index 0."""
+    options = {"order": 3, "corrector_order": 4, "variant": "bh1"}
+    name = "diffusers_sa_solver-3-4"
+    index, times = discrete(name)
+    eta = [1.0 * ((i >= 200) & (i <= 800)) for i in index]
+    times = [np.append(t, 1e-3) for t in times]
+    compare(name, lambda p, t, v: s.sa_solver(p, t, eta=v, **options), DISCRETE, times, eta)
+
+
+def test_er_sde_is_its_authors(x64):
+    for order in (2, 3):
+        solver = lambda p, t, _: s.er_sde(p, t, order=order, variant="published")  # noqa: B023
+        compare(f"er_sde-{order}", solver, LINEAR, UNIFORM)
+
+
+def test_seeds_is_its_authors(x64):
+    """They subtract their noise."""
+    for order in (2, 3):
+        solver = lambda p, t, _: s.seeds(p, t, order=order, lower_order_final=False)  # noqa: B023
+        compare(f"seeds-{order}", solver, LINEAR, UNIFORM, noise=-problem.NOISE)
+
+
+def test_flow_samplers_are_their_authors(x64):
+    """From pure noise to the clean end; Flow-GRPO's noise level 0.7 is ``eta = 0.7^2 / 2``."""
+    times = [np.linspace(1.0, 0.0, n + 1) for n in STEPS]
+    compare("flow_sde", lambda p, t, _: s.flow_sde(p, t, eta=0.245), STRAIGHT, times)
+    compare("coefficients_preserving", lambda p, t, _: s.coefficients_preserving(p, t, eta=0.7), STRAIGHT, times)
+
+
+def test_tcd_is_diffusers(x64):
+    """It rounds ``s`` down to an index, and ends without noise at index 0."""
+    index, times = discrete("TCD")
+    times = [np.append(t, 1e-3) for t in times]
+    between = [np.append((np.floor((1 - 0.3) * i[1:]) + 1) / 1000, 1e-3) for i in index]
+    gamma = [1 - b / t[1:] for b, t in zip(between, times, strict=True)]
+    compare("TCD", lambda p, t, v: s.tcd(p, t, gamma=v), DISCRETE, times, gamma)
+
+
+def peers_mixture(process):
+    return js.analytic.gaussian_mixture(process, problem.MEANS, problem.COVARIANCES, problem.WEIGHTS)
+
+
+def test_latent_consistency_models_are_diffusers(x64):
+    model = jax.jit(latent_consistency_model(peers_mixture(DISCRETE)))
+    times = [np.append(t, 0.0) for t in discrete("LCM")[1]]
+    compare("LCM", lambda p, t, _: s.consistency(p, t), DISCRETE, times, model=model)
+
+
+def test_consistency_models_are_diffusers(x64):
+    """Noise is added to samples that are not quite clean; at the boundary the answer is the sample itself."""
+    model = jax.jit(consistency_model(lambda x, c: jnp.tanh(x[:, ::-1] + c)))
+    times = [REFERENCE[f"consistency-{n}-times"] for n in STEPS]
+    compare("consistency", lambda p, t, _: s.consistency(p, t, boundary=0.002), EDM, times, model=model)
+    np.testing.assert_array_equal(model(problem.STARTS, 0.002), problem.STARTS)
+
+
+def test_learned_variance_is_diffusers(x64, monkeypatch):
+    """The network has twice the channels, and the noise is its own size in every value."""
+    noise = jnp.asarray(problem.NOISE)
+    monkeypatch.setattr(learned_variance, "step_key", lambda state, role: state.step)
+    monkeypatch.setattr(learned_variance, "normal_like", lambda step, x: noise[step])
+    epsilon = js.predict(peers_mixture(DISCRETE), DISCRETE, "epsilon")
+    network = lambda x, t: jnp.concatenate([epsilon(x, t), jnp.tanh(x[:, ::-1] - 0.3)], axis=1)
+    model = s.with_variance(js.denoiser(network, DISCRETE, "epsilon"))
+    for n, times in list(zip(STEPS, discrete("learned_variance")[1], strict=True))[::3]:
+        sampler = s.ddpm_learned_variance(DISCRETE, jnp.append(times, 0.0))
+        assert len(sampler) == js.network_calls(sampler) == n
+        got = jax.jit(js.sample)(sampler, model, jnp.asarray(problem.STARTS), KEY)
+        expected = REFERENCE[f"learned_variance-{n}"]
+        assert np.abs(got - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+def test_learned_variance_at_its_bounds_is_ddpm():
+    """``v = -1`` and ``1``: the same noise as ``ddpm``'s, bit by bit the same key; in two parts; with a key only."""
+    times = js.schedules.half_log_snr(VP, 5)
+    x = VP.prior(KEY, (4, 2))
+    sampler = build(s.ddpm_learned_variance, VP, times)
+    plain, mean = js.denoiser(lambda x, t: jnp.tanh(x), VP, "x0"), lambda v, x, t: (jnp.tanh(x), jnp.full_like(x, v))
+    draw = jax.jit(js.sample)
+    for v in (-1.0, 1.0):
+        pair = jax.tree_util.Partial(mean, v)
+        expected = draw(s.ddpm(VP, times, variance=jnp.full(5, (1 + v) / 2)), plain, x, KEY)
+        np.testing.assert_allclose(draw(sampler, pair, x, KEY), expected, rtol=1e-5, atol=1e-6)
+    parts = js.sample(sampler[2:], pair, js.run(sampler[:2], pair, x, KEY))
+    np.testing.assert_array_equal(parts, js.sample(sampler, pair, x, KEY))
+    with pytest.raises(ValueError, match="give it a PRNG key"):
+        js.sample(sampler, pair, x)
+    with pytest.raises(ValueError, match="the model must return what looks like x"):
+        js.sample(sampler, lambda x, t: (x, x[:1]), x, KEY)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: s.sa_solver(VP, t, corrector_order=5), "corrector_order must be from 0 to 4, got 5"),
+        (lambda t: s.er_sde(VP, t, noise_scale=jnp.sqrt), "must not decrease"),
+        (lambda t: s.consistency(VP, t, boundary=0.1), "times must end at or above boundary=0.1"),
+        (lambda t: s.tcd(VP, t, gamma=1.2), "gamma must be at least 0 and at most 1"),
+        (lambda t: s.seeds(VP, jnp.append(t, 0.0), lower_order_final=False), "use lower_order_final=True"),
+    ],
+)
+def test_bad_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(js.schedules.uniform(VP, 4))
