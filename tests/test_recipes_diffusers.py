@@ -1,5 +1,11 @@
 """Recipes of diffusers' schedulers against numbers that diffusers made, timestep by timestep."""
 
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -118,3 +124,99 @@ def test_in_float32_the_numbers_are_the_same_rounded():
     assert recipe.sampler.rows.weights.dtype == recipe.times.dtype == recipe.process.law.clock.knots.dtype == np.float32
     model = denoise(recipe, network_of(name, config, recipe))
     close(replay(recipe.sampler, model, recipe.start * problem.STARTS), STORED[key(index, 10)], 1e-4)
+
+
+def exploding(sigmas):
+    """A process and its times with these ``sigma / alpha``."""
+    return js.processes.edm(sigma_max=1e4), np.asarray(sigmas)
+
+
+@pytest.mark.parametrize("index", [i for i, case in enumerate(CASES) if case[3] == (None,)])
+def test_a_schedule_becomes_the_arguments_that_diffusers_turns_into_it(index, x64):
+    name, config, call, _ = CASES[index]
+    config = {"_class_name": f"{name}Scheduler", **config}
+    if name == "DDPM":
+        recipe = js.recipes.from_diffusers(config, **call)
+        process, times = recipe.process, recipe.times
+    elif kind_of(name, config) == "flow":
+        process, times = js.processes.rectified_flow(), STORED[key(index, None) + "_s"]
+    else:
+        levels = STORED[key(index, None) + "_s"]
+        process, times = exploding(np.append(np.unique(levels[levels > 0])[::-1], 0.0))
+    mu = {"mu": call["mu"]} if "mu" in call else {}
+    arguments = js.recipes.to_diffusers(process, times, config, **mu)
+    if name == "EulerDiscrete":  # takes levels, which say more than timesteps
+        call = {"sigmas": STORED[key(index, None) + "_s"]}
+    assert arguments.keys() == call.keys()
+    for key_, value in call.items():
+        np.testing.assert_allclose(arguments[key_], value, rtol=2e-6)  # UniPC's flows start at 1 - 1e-6
+    again = js.recipes.from_diffusers(config, **arguments)
+    close(
+        np.asarray(again.process.sigma(again.times)),
+        np.asarray(js.recipes.from_diffusers(config, **call).process.sigma(again.times)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "sigmas", "says"),
+    [
+        ("DPMSolverMultistep", {"use_karras_sigmas": True}, [9, 1, 0], "space its levels itself"),
+        ("DPMSolverMultistep", {}, [999, 1, 0], "start at most at 157"),
+        ("DPMSolverMultistep", {}, [99, 1], "end at most at 0.01"),
+        ("DDPM", {}, [99, 10, 9.999, 0], "one timestep"),
+        ("DDIM", {}, [99, 1, 0], "DDIMScheduler is refused"),
+        ("EDMEuler", {}, [9, 1, 0], "EDMEulerScheduler is refused"),
+        ("FlowMatchEulerDiscrete", {}, [9, 1], "end at the clean end"),
+        ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}, [9, 1, 0], "mu must be given"),
+        ("FlowMatchEulerDiscrete", {"shift_terminal": 0.1}, [9, 1, 0], "shift_terminal"),
+        ("DPMSolverMultistep", {"use_flow_sigmas": True}, [9, 1, 0], "takes no sigmas"),
+        ("HeunDiscrete", {}, [9, 9, 0], "strictly decreasing"),
+    ],
+)
+def test_schedules_that_diffusers_cannot_take_are_refused(name, config, sigmas, says):
+    with pytest.raises(ValueError, match=says):
+        js.recipes.to_diffusers(*exploding(np.asarray(sigmas, float)), {"_class_name": f"{name}Scheduler", **config})
+
+
+@pytest.mark.parametrize(
+    ("steps", "call", "says"),
+    [
+        (None, {}, "give either steps"),
+        (5, {"timesteps": [3, 2]}, "give either steps"),
+        (0, {}, "steps must be from 1 to 1000"),
+        (1001, {}, "steps must be from 1 to 1000"),
+        (5, {"etas": 0.1}, "unknown argument of DPMSolverMultistepScheduler 'etas'"),
+        (None, {"timesteps": [3, 5]}, "two timesteps are the same|followed by|go from"),
+        (None, {"timesteps": [1000]}, "integers from 0 to 999"),
+        (5, {"mu": 1.0}, "use_flow_sigmas"),
+    ],
+)
+def test_arguments_are_checked(steps, call, says):
+    with pytest.raises(ValueError, match=says):
+        recipe_of("DPMSolverMultistep", {}, call, steps)
+
+
+def test_a_configuration_may_be_a_file_or_its_folder(tmp_path):
+    config = {"_class_name": "DPMSolverMultistepScheduler", "clip_sample": False, "skip_prk_steps": True}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+    recipes = [
+        js.recipes.from_diffusers(source, 5) for source in (config, tmp_path, str(tmp_path / "scheduler_config.json"))
+    ]
+    assert all((r.sampler.rows.weights == recipes[0].sampler.rows.weights).all() for r in recipes)
+    with pytest.raises(ValueError, match="_class_name"):
+        js.recipes.from_diffusers({"beta_start": 0.1}, 5)
+
+
+def test_the_readmes_example_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    example = re.search(r"## Recipes\n.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    config = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "v_prediction"}
+    Path("scheduler_config.json").write_text(json.dumps(config))
+    names = {"js": js, "apply": lambda x, t: 0.1 * x, "noise": jnp.ones((4, 2)), "key": jax.random.key(0)}
+    exec(example, names)
+    assert len(names["recipe"].sampler) == 20
+    assert bool(jnp.isfinite(names["x"]).all())
+    assert names["arguments"].keys() == {"timesteps"}
+    again = js.recipes.load("sampler.json")
+    assert (again.sampler.rows.weights == names["recipe"].sampler.rows.weights).all()

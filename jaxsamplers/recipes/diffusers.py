@@ -12,16 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsamplers import checks
-from jaxsamplers.recipes import continuous, indexed, multistep
+from jaxsamplers.recipes import continuous, indexed, levels, multistep
+from jaxsamplers.recipes.levels import Numbers, Options
 from jaxsamplers.recipes.options import VERSION, read
 from jaxsamplers.recipes.recipe import Recipe
+from jaxsamplers.recipes.shared import decreasing, refuse
+from jaxsamplers.schedules import validate
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    from jaxsamplers.processes import Process
 
 _schedulers: dict[str, tuple[Callable[..., Recipe], dict[str, Any]]] = {
     "DDIMScheduler": (indexed.ddim, {"eta": 0.0, "use_clipped_model_output": False}),
@@ -32,6 +40,7 @@ _schedulers: dict[str, tuple[Callable[..., Recipe], dict[str, Any]]] = {
     "DPMSolverMultistepScheduler": (multistep.dpm_solver_multistep, {"timesteps": None, "mu": None}),
     "DPMSolverSinglestepScheduler": (multistep.dpm_solver_singlestep, {"timesteps": None, "mu": None}),
     "DEISMultistepScheduler": (multistep.deis, {"mu": None}),
+    "SASolverScheduler": (multistep.sa_solver, {}),
     "UniPCMultistepScheduler": (multistep.unipc, {"sigmas": None, "mu": None}),
     "EulerDiscreteScheduler": (continuous.euler, {"timesteps": None, "sigmas": None}),
     "EulerAncestralDiscreteScheduler": (continuous.euler_ancestral, {}),
@@ -82,3 +91,75 @@ def from_diffusers(config: Mapping[str, Any] | str | Path, steps: int | None = N
     finite = {key: value for key, value in given.items() if value != -np.inf}
     provenance = {"diffusers": VERSION, "config": {"_class_name": name, **finite}}
     return recipe._replace(sampler=sampler, process=process, times=times, provenance=provenance)
+
+
+def to_diffusers(
+    process: Process,
+    times: Float[Array, " n+1"],
+    config: Mapping[str, Any] | str | Path,
+    *,
+    mu: float | None = None,
+) -> dict[str, Any]:
+    """The arguments of a diffusers scheduler's ``set_timesteps`` that make it step where ``times`` do.
+
+    Integer timesteps are the nearest ones; everything else is exact. The end is the scheduler's own (zero, or its
+    smallest level, by ``final_sigmas_type``), except for Euler's, whose ``sigmas`` hold it.
+
+    Args:
+        process: the noise process the times belong to; its ``sigma / alpha`` is what is matched.
+        times: ``n + 1`` decreasing times, ending at the clean end or at the scheduler's smallest level.
+        config: the scheduler's configuration, as for ``from_diffusers``.
+        mu: for ``use_dynamic_shifting``.
+
+    Raises:
+        ValueError: a scheduler that takes no schedule, or options under which it ignores one; times beyond its table,
+            ending too early, or so close that two are one timestep.
+    """
+    name, options = read(config)
+    with jax.enable_x64(True):
+        half_log_snr = np.asarray(process.half_log_snr(validate(process, jnp.asarray(times, jnp.float64))))
+    spaced = [key for key in options if key.startswith("use_") and key.endswith(("_sigmas", "_lambdas"))]
+    for key in spaced:
+        if options[key] and key != "use_flow_sigmas":
+            raise refuse(key, "the scheduler would space its levels itself")
+    if name == "FlowMatchEulerDiscreteScheduler" or options.get("use_flow_sigmas"):
+        return _flow_arguments(name, options, half_log_snr, mu)
+    if mu is not None:
+        raise refuse("mu", "it belongs to flows")
+    table = levels.sigma_table(levels.log_alphas(options, clamped=True)) if "beta_schedule" in options else np.ones(1)
+    sigmas = np.exp(-half_log_snr)
+    if name == "EulerDiscreteScheduler":
+        return {"sigmas": sigmas.tolist()}
+    integers = ("DDPMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler")
+    if name not in (*integers, "HeunDiscreteScheduler"):
+        raise refuse(name, "its set_timesteps takes no timesteps or sigmas that could say this")
+    if sigmas[0] > table[-1] * 1.001 or sigmas[-1] > table[0] * 1.001:  # float32 times
+        raise ValueError(
+            f"times go from sigma / alpha = {sigmas[0]:.6g} to {sigmas[-1]:.6g}, but the scheduler's levels start at "
+            f"most at {table[-1]:.6g} and end at most at {table[0]:.6g}"
+        )
+    if name == "HeunDiscreteScheduler":
+        return {"timesteps": np.interp(sigmas[:-1], table, np.arange(len(table))).tolist()}
+    shown = levels.timestep_of(sigmas[:-1], table).round().astype(int)
+    decreasing(shown, "two times fall on one timestep; take fewer steps")
+    return {"timesteps": shown.tolist()}
+
+
+def _flow_arguments(name: str, options: Options, half_log_snr: Numbers, mu: float | None) -> dict[str, Any]:
+    """Levels before the scheduler's own shift."""
+    if name not in ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"):
+        raise refuse(f"{name} with flows", "its set_timesteps takes no sigmas")
+    if options["shift_terminal"]:
+        raise refuse("shift_terminal", "the scheduler would stretch the schedule")
+    if options["use_dynamic_shifting"] == (mu is None):
+        raise ValueError("mu must be given with use_dynamic_shifting=True, and only then")
+    flow = 1 / (1 + np.exp(half_log_snr))
+    if flow[-1] > 1 / options["num_train_timesteps"]:
+        raise ValueError(
+            f"times must end at the clean end, as the scheduler does, but end at a noise of {flow[-1]:.6g}"
+        )
+    shift = options["shift"] if name.startswith("FlowMatch") else options["flow_shift"]
+    if mu is not None:
+        shift = float(np.exp(mu)) if options["time_shift_type"] == "exponential" else mu
+    sigmas = levels.shifted(flow[:-1], 1 / shift).tolist()
+    return {"sigmas": sigmas} if mu is None else {"sigmas": sigmas, "mu": mu}

@@ -55,14 +55,12 @@ def ddpm(options: Options, steps: int | None, *, timesteps: Any) -> Recipe:
     shown = levels.integer_timesteps(options, steps) if steps else _given(timesteps, len(log_alpha))
     _signal(options, shown)
     grid = at_timesteps(log_alpha, shown, np.append(shown[1:], -1))
-    sampler = solvers.ddpm(grid.process, jnp.asarray(grid.times))
-    if large:  # the forward kernel's variance; none at timestep 0
-        ratio = np.diff(np.append(log_alpha[shown], 0.0))
-        noise = np.where(shown > 0, np.sqrt(-np.expm1(-2 * ratio)), 0.0)
-        sampler = dataclasses.replace(
-            sampler, rows=dataclasses.replace(sampler.rows, noise=jnp.asarray(noise)[:, None])
-        )
-    return grid.recipe(sampler, options, "ddpm", {"variance": "large" if large else "small"})
+    sampler = solvers.ddpm(grid.process, jnp.asarray(grid.times), variance=float(large))
+    if large and shown[-1] > 0:  # diffusers adds the forward kernel's noise to the clean sample too, save at timestep 0
+        _, sigma = _levels(log_alpha, shown)
+        noise = sampler.rows.noise.at[-1, 0].set(sigma[-1])
+        sampler = dataclasses.replace(sampler, rows=dataclasses.replace(sampler.rows, noise=noise))
+    return grid.recipe(sampler, options, "ddpm", {"variance": float(large)})
 
 
 def pndm(options: Options, steps: int) -> Recipe:

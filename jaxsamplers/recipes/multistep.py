@@ -1,25 +1,18 @@
-"""Schedulers in half-log-SNR on the table of betas, or on flow levels: DPM-Solver, DEIS, UniPC."""
+"""Schedulers in half-log-SNR, on the table of betas or on flow levels: DPM-Solver, DEIS, UniPC, SA-Solver."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsamplers import checks, processes, solvers
-from jaxsamplers.recipes import levels, rows
+from jaxsamplers import checks, solvers
+from jaxsamplers.recipes import rows
+from jaxsamplers.recipes.grids import half_log_snr_grid
 from jaxsamplers.recipes.levels import Options
 from jaxsamplers.recipes.recipe import Recipe
-from jaxsamplers.recipes.shared import (
-    Grid,
-    decreasing,
-    no_learned_variance,
-    refuse,
-    table_process,
-    table_times,
-)
+from jaxsamplers.recipes.shared import Grid, no_learned_variance, refuse
 from jaxsamplers.solvers.grid import interpolate, multistep, past, select
 from jaxsamplers.solvers.grid import steps as steps_of
 from jaxsamplers.tableau import Tableau
@@ -31,7 +24,7 @@ def dpm_solver_multistep(options: Options, steps: int | None, *, timesteps: Any,
     """DPMSolverMultistepScheduler. Only below 15 steps does ``lower_order_final`` lower more than the last order."""
     kind, variant = _dpm_kind(options)
     no_learned_variance(options)
-    grid = _grid(options, steps, timesteps, mu)
+    grid = half_log_snr_grid(options, steps, timesteps, mu)
     sampler, name, chosen = dpm_table(grid, options, kind, variant)
     return grid.recipe(sampler, options, name, chosen)
 
@@ -66,7 +59,7 @@ def dpm_solver_singlestep(options: Options, steps: int | None, *, timesteps: Any
     if kind == "dpmsolver" and options["thresholding"]:
         raise refuse("thresholding with algorithm_type='dpmsolver'", "diffusers reads a timestep it does not have")
     order = checks.integer("solver_order", options["solver_order"], low=1, high=3)
-    grid = _grid(options, steps, timesteps, mu)
+    grid = half_log_snr_grid(options, steps, timesteps, mu)
     n, zero = len(grid.shown), options["final_sigmas_type"] == "zero"
     lower = options["lower_order_final"] or n % order != 0 or zero
     orders = _orders(n, order, lower)
@@ -84,7 +77,7 @@ def deis(options: Options, steps: int, *, mu: float | None) -> Recipe:
     checks.one_of("algorithm_type", options["algorithm_type"], ("deis", "dpmsolver", "dpmsolver++"))
     checks.one_of("solver_type", options["solver_type"], ("logrho", *DPM_TYPES))
     order = checks.integer("solver_order", options["solver_order"], low=1, high=3)
-    grid = _grid({**options, "final_sigmas_type": "sigma_min", "deis": True}, steps, None, mu)
+    grid = half_log_snr_grid({**options, "final_sigmas_type": "sigma_min", "repeats": True}, steps, None, mu)
     lower = bool(options["lower_order_final"]) and len(grid.shown) < 15
     chosen: dict[str, Any] = {"order": order, "lower_order_final": lower, "variant": "exact", "curvature": 1.0}
     sampler = solvers.dpm_solver(grid.process, jnp.asarray(grid.times), **chosen)
@@ -110,7 +103,7 @@ def unipc(options: Options, steps: int | None, *, sigmas: Any, mu: float | None)
     ):
         if zero and broken:
             raise refuse(f"{name} with final_sigmas_type='zero'", "diffusers gives NaN; use 'sigma_min'")
-    grid = _grid(options, steps, None, mu, sigmas)
+    grid = half_log_snr_grid(options, steps, None, mu, sigmas)
     chosen: dict[str, Any] = {
         "order": order,
         "prediction": "x0" if on_data else "epsilon",
@@ -122,6 +115,27 @@ def unipc(options: Options, steps: int | None, *, sigmas: Any, mu: float | None)
         chosen["uncorrected"] = tuple(skipped)
     sampler = solvers.unipc(grid.process, jnp.asarray(grid.times), **chosen)
     return grid.recipe(sampler, options, "unipc", chosen)
+
+
+def sa_solver(options: Options, steps: int) -> Recipe:
+    """SASolverScheduler, stochastic between timesteps 200 and 800."""
+    no_learned_variance(options)
+    if options["algorithm_type"] != "data_prediction":
+        raise refuse(f"algorithm_type={options['algorithm_type']!r}", "only 'data_prediction' has a solver here")
+    if options["tau_func"] is not None:
+        raise refuse("tau_func", "a function is no configuration; js.solvers.sa_solver takes eta, its square, per step")
+    order = checks.integer("predictor_order", options["predictor_order"], low=1, high=4)
+    corrector = checks.integer("corrector_order", options["corrector_order"], low=1, high=4)
+    grid = half_log_snr_grid({**options, "final_sigmas_type": "sigma_min", "repeats": True}, steps, None, None)
+    chosen: dict[str, Any] = {
+        "order": order,
+        "corrector_order": corrector,
+        "eta": ((grid.shown >= 200) & (grid.shown <= 800)).astype(float),
+        "variant": "bh1",
+        "lower_order_final": bool(options["lower_order_final"]),
+    }
+    sampler = solvers.sa_solver(grid.process, jnp.asarray(grid.times), **chosen)
+    return grid.recipe(sampler, options, "sa_solver", {**chosen, "eta": chosen["eta"].tolist()})
 
 
 def _dpm_kind(options: Options) -> tuple[str, str]:
@@ -141,87 +155,6 @@ def _orders(n: int, order: int, lower: bool) -> list[int]:
         return ramp * (n // order)
     tails = {2: {0: [1, 1], 1: [1]}, 3: {0: [1, 2, 1], 1: [1], 2: [1, 2]}}[order][n % order]
     return ramp * ((n - len(tails)) // order) + tails
-
-
-def _grid(options: Options, steps: int | None, timesteps: Any, mu: float | None, sigmas: Any = None) -> Grid:
-    """Levels of the multistep schedulers, with the timesteps they show."""
-    if options.get("use_flow_sigmas"):
-        return _flow_grid(options, steps, timesteps, mu, sigmas)
-    if mu is not None or sigmas is not None:
-        raise refuse("mu or sigmas", "they belong to use_flow_sigmas=True")
-    if options.get("use_dynamic_shifting"):
-        raise refuse("use_dynamic_shifting", "it belongs to use_flow_sigmas=True")
-    log_alpha = levels.log_alphas(options, clamped=True)
-    table = levels.sigma_table(log_alpha)
-    n = len(table)
-    if timesteps is None:
-        shown = levels.multistep_timesteps(options, steps or 1, log_alpha)
-    else:
-        shown = np.asarray(timesteps).astype(np.int64)
-        if shown.ndim != 1 or not len(shown) or shown.min() < 0 or shown.max() >= n:
-            raise ValueError(f"timesteps must be integers from 0 to {n - 1}, got {timesteps}")
-    spaced = levels.spaced_sigmas(options, table[::-1], len(shown) if steps is None else steps)
-    why = "two timesteps are the same"
-    last = table[0] if options["final_sigmas_type"] == "sigma_min" else 0.0
-    if spaced is not None:
-        if timesteps is not None:
-            raise refuse("timesteps", "diffusers takes them only without karras, exponential, beta or Lu sigmas")
-        at = levels.timestep_of(spaced, table)
-        shown = at.round() if _rounds(options) else levels.truncated(at)
-        why = "diffusers repeats its last level; use final_sigmas_type='zero', or sigmas that are not re-spaced"
-        if "shift_terminal" in options or options.get("deis"):  # UniPC and DEIS repeat their own last level
-            last = spaced[-1] if options["final_sigmas_type"] == "sigma_min" else 0.0
-    found = np.append(table[shown] if spaced is None else spaced, last)
-    if options["final_sigmas_type"] == "sigma_min" and abs(found[-2] / last - 1) < 1e-9:
-        found[-2] = last  # equal but for rounding
-    decreasing(found, why)
-    return Grid(table_process(log_alpha), table_times(found, log_alpha), found, shown)
-
-
-def _rounds(options: Options) -> bool:
-    """Karras' and Lu's timesteps are rounded, the others truncated, both by the cosine table."""
-    if not (options.get("use_karras_sigmas") or options.get("use_lu_lambdas")):
-        return False
-    multistep = "use_lu_lambdas" in options  # only DPMSolverMultistepScheduler looks at the table
-    return not (multistep and options["beta_schedule"] == "squaredcos_cap_v2")
-
-
-def _flow_grid(options: Options, steps: int | None, timesteps: Any, mu: float | None, sigmas: Any) -> Grid:
-    n, is_unipc = options["num_train_timesteps"], "shift_terminal" in options
-    if timesteps is not None:
-        raise refuse("timesteps", "diffusers does not read them with use_flow_sigmas=True")
-    if options.get("deis"):
-        raise refuse("use_flow_sigmas in DEIS", "diffusers repeats its last level, far from clean")
-    others = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-    chosen = [key for key in others if options.get(key)]
-    shift = options["flow_shift"]
-    if options["use_dynamic_shifting"]:
-        if mu is None:
-            raise ValueError("mu must be given with use_dynamic_shifting=True")
-        shift = math.exp(mu) if options["time_shift_type"] == "exponential" else mu
-    elif mu is not None:
-        raise refuse("mu", "it needs use_dynamic_shifting=True")
-    if chosen == ["use_karras_sigmas"] and is_unipc and sigmas is None:
-        log_alpha = levels.log_alphas(options, clamped=True)
-        spaced = levels.spaced_sigmas(options, levels.sigma_table(log_alpha)[::-1], steps or 1)
-        assert spaced is not None
-        flow = spaced / (spaced + 1)
-    elif chosen:
-        raise refuse(f"{chosen[0]} with use_flow_sigmas", "diffusers reads levels above 1 as flow levels")
-    elif is_unipc:
-        flow = np.linspace(1, 1 / n, (steps or 1) + 1)[:-1] if sigmas is None else np.array(sigmas, np.float64)
-        flow = levels.shifted(flow, shift)
-        if options["shift_terminal"]:
-            flow = 1 - (1 - flow) * (1 - options["shift_terminal"]) / (1 - flow[-1])
-        flow[0] -= 1e-6 if abs(flow[0] - 1) < 1e-6 else 0.0
-    else:
-        flow = levels.shifted(1 - np.linspace(1, 1 / n, (steps or 1) + 1), shift)[:0:-1]
-    last = 0.0
-    if options["final_sigmas_type"] == "sigma_min":  # of the table of betas, whatever the flow
-        last = flow[-1] if is_unipc else levels.sigma_table(levels.log_alphas(options, clamped=True))[0]
-    found = np.append(flow, last)
-    decreasing(found, "use final_sigmas_type='zero'")
-    return Grid(processes.rectified_flow(), found, found, (flow * n).astype(np.int64))
 
 
 def _sde_dpm_solver(process: Any, times: Any, *, order: int, lower_order_final: bool, variant: str) -> Tableau:

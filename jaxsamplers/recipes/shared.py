@@ -74,8 +74,8 @@ def no_learned_variance(options: Options) -> None:
     if options["variance_type"] in ("learned", "learned_range"):
         raise refuse(
             f"variance_type={options['variance_type']!r}",
-            "a table's noise does not depend on the network; let the network return its mean channels alone and give "
-            "variance_type=None, for DDPM 'fixed_small' or 'fixed_large'",
+            "a table's noise does not depend on the network (js.solvers.ddpm_learned_variance does); let the network "
+            "return its mean channels alone and give variance_type=None, for DDPM 'fixed_small' or 'fixed_large'",
         )
 
 

@@ -90,6 +90,8 @@ def main():
             assert np.isfinite(final).all(), (name, config, steps)
             results[key(index, steps)] = final
             results[key(index, steps) + "_t"] = scheduler.timesteps.numpy().astype(np.float64)
+            if steps is None and hasattr(scheduler, "sigmas"):
+                results[key(index, steps) + "_s"] = scheduler.sigmas.numpy()
     for name, config, _ in BROKEN:
         assert broken(name, config), (name, config)
     problem.save("diffusers", results, ["diffusers", "torch", "numpy"], "python -m tests.reference.make_diffusers")
