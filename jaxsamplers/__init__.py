@@ -3,6 +3,7 @@
 from jaxsamplers import (
     adaptive,
     analytic,
+    boundary,
     guidance,
     interpolants,
     multimarginal,
@@ -28,6 +29,7 @@ __all__ = [
     "adaptive",
     "align",
     "analytic",
+    "boundary",
     "cascade",
     "convert",
     "denoiser",
