@@ -83,6 +83,17 @@ def test_time_shift_repairs_a_start_that_is_too_loud(x64):
     assert error(transforms.time_shift(model, VP, 0.2, variance=0.3)) < 0.1 * error(model)
 
 
+def test_shifted_times_stay_with_their_samples_on_a_mesh():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x = VP.prior(jax.random.key(0), (8, 16), 0.3)
+    shift = jax.jit(lambda x: transforms.time_shift(mixture, VP, 0.2).times(x, jnp.asarray(0.4)))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+        out = shift(placed)
+    assert {shard.data.shape for shard in out.addressable_shards} == {(1,)}
+    np.testing.assert_allclose(out, shift(x), rtol=1e-6)
+
+
 def flow_turbo(velocity, refine, x, times, corrected):
     """FlowTurbo as it is written: a Heun step and pseudo-corrector steps, then Heun steps of the refiner."""
     v = velocity(x, times[0])

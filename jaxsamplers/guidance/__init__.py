@@ -2,8 +2,9 @@
 
 from jaxsamplers.guidance.cfg_pp import cfg_pp
 from jaxsamplers.guidance.combine import projected, rescale
-from jaxsamplers.guidance.guided import Guided, autoguidance, classifier_free, conditional, momentum, unguided
+from jaxsamplers.guidance.guided import Guided, autoguidance, classifier_free, conditional, unguided
 from jaxsamplers.guidance.interval import interval, interval_parts
+from jaxsamplers.guidance.momentum import momentum
 
 __all__ = [
     "Guided",

@@ -8,8 +8,7 @@ A ``Guided`` is a denoiser, and a pytree: its scale, conditions and weights are 
 the other functions of this package replace: the branches that answer ``(c, u)``, the scale, and how they are combined.
 
 Sources: Ho & Salimans 2022, Classifier-free diffusion guidance (arXiv 2207.12598), eq. 6, there with ``w - 1``; Karras
-et al. 2024, Guiding a diffusion model with a bad version of itself (arXiv 2406.02507), eq. 3; Sadat et al. 2024
-(arXiv 2410.02416) for the momentum.
+et al. 2024, Guiding a diffusion model with a bad version of itself (arXiv 2406.02507), eq. 3.
 """
 
 from __future__ import annotations
@@ -115,20 +114,6 @@ def unguided(guided: Guided) -> Unguided:
     return Unguided(guided.branches)
 
 
-def momentum(guided: Guided, beta: float = -0.5) -> Momentum:
-    """Guidance along a running sum of differences, ``d' = (c - u) + beta d``; for ``js.remembering(sampler)``.
-
-    Args:
-        guided: what to guide by; its combination sees ``u = c - d'``.
-        beta: below 0 it damps what the guidance keeps repeating; the paper's choices lie from -0.75 to 0.
-
-    Raises:
-        ValueError: ``beta`` outside [-1, 1].
-    """
-    checks.within("beta", beta, -1.0, 1.0)
-    return Momentum(guided, beta)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Conditional:
@@ -152,24 +137,6 @@ class Unguided:
     def __call__(self, x: PyTree, t: Array, *, scale: Array | None = None, **extra: Any) -> PyTree:
         """``c``; a scale in the row is not read."""
         return self.branches.positive(x, t, **extra)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Momentum:
-    """A guided denoiser whose memory is the running sum of differences."""
-
-    guided: Guided
-    beta: float
-
-    def __call__(
-        self, x: PyTree, t: Array, *, memory: PyTree, scale: Array | None = None, **extra: Any
-    ) -> tuple[PyTree, PyTree]:
-        """The estimate and the new memory."""
-        positive, negative = self.guided.branches(x, t, **extra)
-        total = jax.tree.map(lambda c, u, d: c - u + self.beta * d, positive, negative, memory)
-        negative = jax.tree.map(jnp.subtract, positive, total)
-        return self.guided.mix(positive, negative, scale, x, t), total
 
 
 @jax.tree_util.register_dataclass
