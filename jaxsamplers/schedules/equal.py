@@ -101,7 +101,7 @@ def vp(
     """Equal steps in the time of ``vp_linear``: ``rho^2 = exp((beta_max - beta_min) s^2 / 2 + beta_min s) - 1``.
 
     On ``vp_linear`` itself it is ``uniform``.
-    Source: Song et al. 2021 (arXiv 2011.13456), app. C; as a schedule in Karras et al. 2022 (arXiv 2206.00364),
+    Source: Song et al. 2021 (arXiv 2011.13456); as a schedule in Karras et al. 2022 (arXiv 2206.00364),
     table 1, and k-diffusion's ``get_sigmas_vp`` with ``beta_d = beta_max - beta_min``.
     """
     checks.within("beta_min", beta_min, 0.0, above=True)
@@ -131,7 +131,7 @@ def arctan_uniform(
     For such data a DDIM step from ``rho = std tan(a)`` to ``std tan(b)`` multiplies ``x`` by ``cos(a) cos(a - b) /
     cos(b)``, and the flow by ``cos(a) / cos(b)``. The samples' spread is off by the product of the ``cos(a - b)``,
     which is nearest 1 for equal angles, and with it the divergence from the data.
-    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507), theorem 3.1.
+    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507), for Gaussian data.
     """
     checks.within("std", std, 0.0, above=True)
     return between(
@@ -175,8 +175,8 @@ def sigmoid(
     ``sinh`` over two ``cosh``, so ``alpha^2 / sigma^2 = c sinh(D - v) / sinh(v)`` with ``v = (y - start / tau) / 2``
     from 0 to ``D = (end - start) / (2 tau)``, which can be solved for ``v`` without loss at either end.
 
-    Source: Jabri et al. 2022, RIN (arXiv 2212.11972), app. B; Chen 2023 (arXiv 2301.10972), algorithm 1, whose
-    numbers these are. Both train and sample with it.
+    Source: Jabri et al. 2022, RIN (arXiv 2212.11972); Chen 2023, On the importance of noise scheduling (arXiv
+    2301.10972), whose numbers these are. Both train and sample with it.
     """
     checks.within("tau", tau, 0.0, above=True)
     checks.within("end - start", jnp.asarray(end - start), 0.0, above=True)

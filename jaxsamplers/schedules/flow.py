@@ -30,7 +30,7 @@ def shift(process: Process, times: Times, factor: float | Float[Array, ""]) -> T
     Raises:
         ValueError: a factor that is not positive, times outside the process's range afterwards.
     Source: Esser et al. 2024, Stable Diffusion 3 (arXiv 2403.03206), eq. 23; Hoogeboom et al. 2023, Simple diffusion
-        (arXiv 2301.11093), eq. 4, in the log-SNR.
+        (arXiv 2301.11093), in the log-SNR.
     """
     checks.within("factor", factor, 0.0, above=True)
     return validate(process, process.time(process.half_log_snr(validate(process, times)) - jnp.log(factor)))
@@ -107,9 +107,9 @@ def linear_quadratic(
 
     Raises:
         ValueError: numbers out of range.
-    Source: Polyak et al. 2024, Movie Gen (arXiv 2410.13720), sec. 3.4.2, which imitates the first steps of a schedule
-        of 1000: ``threshold = linear_steps / 1000``. The form of the code of Mochi 1 and of ComfyUI, whose default is
-        0.025 at any number of steps.
+    Source: Polyak et al. 2024, Movie Gen (arXiv 2410.13720), which imitates the first steps of a schedule of 1000:
+        ``threshold = linear_steps / 1000``. The form of the code of Mochi 1 and of ComfyUI, whose default is 0.025 at
+        any number of steps.
     """
     checks.integer("steps", steps, low=1)
     checks.within("threshold", threshold, 0.0, 1.0, above=True)

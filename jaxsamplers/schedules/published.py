@@ -68,7 +68,7 @@ def align_your_steps(
 
     Raises:
         ValueError: an unknown model, levels that the process does not have between its ends.
-    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507), app. and project page. ComfyUI and diffusers put 0
+    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507) and its project page. ComfyUI and diffusers put 0
         for the last level; ``t_end=0`` does.
     """
     checks.integer("steps", steps, low=1)
@@ -98,7 +98,7 @@ def gits(
 
     Raises:
         ValueError: an unknown model, levels that the process does not have between its ends.
-    Source: Chen et al. 2024, On the trajectory regularity of ODE-based diffusion sampling (arXiv 2405.11326), sec. 4;
+    Source: Chen et al. 2024, On the trajectory regularity of ODE-based diffusion sampling (arXiv 2405.11326);
         the tables from their code and from their node in ComfyUI.
     """
     checks.integer("steps", steps, low=1)

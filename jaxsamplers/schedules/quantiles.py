@@ -44,7 +44,7 @@ def beta(
 
     Raises:
         ValueError: parameters out of range.
-    Source: Lee et al. 2024, Beta sampling is all you need (arXiv 2407.12173), sec. 4.2. ComfyUI rounds the time to its
+    Source: Lee et al. 2024, Beta sampling is all you need (arXiv 2407.12173). ComfyUI rounds the time to its
         table; diffusers' ``use_beta_sigmas`` spaces ``sigma`` in this way and not the time, as ``edm`` does here.
     """
     checks.integer("steps", steps, low=1)
@@ -72,7 +72,7 @@ def laplace(
     Equal steps in the distribution function between the two ends, so that it starts and ends where it should, with
     infinite half-log-SNR too.
 
-    Source: Hang et al. 2024, Improved noise schedule (arXiv 2407.03297), table 1, which draws ``log(alpha^2 /
+    Source: Hang et al. 2024, Improved noise schedule (arXiv 2407.03297), which draws ``log(alpha^2 /
     sigma^2)`` of training from it; ComfyUI's scheduler has its ``mu`` and ``beta`` for ``log sigma``, which are these
     (with ``mean = -mu``), and clips what lies outside its range.
     """

@@ -7,7 +7,7 @@ published code interpolates ``log sigma`` between entries, we the time.
 
 ``leading`` and ``ddim_uniform`` never visit the end of the table and so start below ``t_start``; draw the prior there,
 ``process.prior(key, shape, t=times[0])``. A network trained on noise up to the end makes grey images with them, the
-flaw that ``trailing`` repairs (Lin et al. 2023, arXiv 2305.08891, sec. 3.3).
+flaw that ``trailing`` repairs (Lin et al. 2023, arXiv 2305.08891).
 """
 
 from __future__ import annotations
