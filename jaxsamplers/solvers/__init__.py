@@ -20,6 +20,7 @@ from jaxsamplers.solvers.edm import edm_stochastic
 from jaxsamplers.solvers.er_sde import er_sde
 from jaxsamplers.solvers.flow_sde import coefficients_preserving, flow_sde
 from jaxsamplers.solvers.gradient_estimation import gradient_estimation
+from jaxsamplers.solvers.iia import biia_heun, iia_ddim, iia_heun
 from jaxsamplers.solvers.learned_variance import ddpm_learned_variance, with_variance
 from jaxsamplers.solvers.momentum import ghvb, heavy_ball
 from jaxsamplers.solvers.pndm import plms, pndm
@@ -77,6 +78,7 @@ __all__ = [
     "accelerated_ddim",
     "accelerated_ddpm",
     "ancestral",
+    "biia_heun",
     "coefficients_preserving",
     "consistency",
     "ddcm",
@@ -100,6 +102,8 @@ __all__ = [
     "gradient_estimation",
     "heavy_ball",
     "heun",
+    "iia_ddim",
+    "iia_heun",
     "ipndm",
     "ipndm_v",
     "lms",
