@@ -135,16 +135,18 @@ def test_gradients_with_respect_to_options_are_finite_at_their_ends():
     process = js.processes.vp_linear()
     times = js.schedules.cosine(process, 4, t_end=0.0)
 
-    def total(eta, amount, scale):
+    def total(eta, amount, scale, times):
         tables = (
             ancestral(process, times, eta=eta, noise_scale=scale),
             sde_dpm_solver_pp_singlestep(process, times, eta=eta, noise_scale=scale),
             edm_stochastic(process, times, churn=amount, noise_scale=scale),
+            ddim(process, times, eta=eta),
         )
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tables))
 
     for eta, amount in ((0.0, 0.0), (1.0, 50.0)):
-        assert all(jnp.isfinite(g) for g in jax.jit(jax.grad(total, argnums=(0, 1, 2)))(eta, amount, 1.0))
+        gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3)))(eta, amount, 1.0, times)
+        assert all(jnp.isfinite(g).all() for g in gradients)
 
 
 TIMES = js.schedules.karras(EDM, 4)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from jaxsamplers import checks
+from jaxsamplers.laws import where_positive
 from jaxsamplers.solvers.grid import steps
 from jaxsamplers.tableau import Tableau, table
 
@@ -41,9 +42,10 @@ def ddim(process: Process, times: Float[Array, " n+1"], *, eta: float | Float[Ar
     if checks.is_zero(eta):
         return table(process, g.t, [[g.keep, g.gain]])
     shrink = g.gain / g.alpha_next  # 1 - q
-    fresh = eta**2 * shrink * (2 - shrink)  # s^2 / sigma'^2
-    keep = g.keep * jnp.sqrt(1 - fresh)
-    return table(process, g.t, [[keep, g.alpha_next - g.alpha * keep]], noise=[g.sigma_next * jnp.sqrt(fresh)])
+    kept = (1 - eta) * (1 + eta) + (eta * (1 - shrink)) ** 2  # 1 - s^2 / sigma'^2; 0 if eta = 1 and the end is clean
+    keep = g.keep * where_positive(jnp.sqrt, kept, 0.0)
+    noise = g.sigma_next * eta * jnp.sqrt(shrink * (2 - shrink))
+    return table(process, g.t, [[keep, g.alpha_next - g.alpha * keep]], noise=[noise])
 
 
 def euler_ancestral(process: Process, times: Float[Array, " n+1"], *, eta: float | Float[Array, " n"] = 1.0) -> Tableau:

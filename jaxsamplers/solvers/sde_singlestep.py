@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsamplers import checks
+from jaxsamplers.laws import where_positive
 from jaxsamplers.solvers.grid import Steps, steps
 from jaxsamplers.solvers.singlestep import fraction
 from jaxsamplers.tableau import Tableau, concatenate, interleave, table
@@ -68,11 +69,11 @@ def sde_dpm_solver_pp_singlestep(
 
     def stage(g: Steps, eta: PerStep) -> tuple[PerStep, PerStep, PerStep, PerStep]:
         """K, G, the noise and the relative variance ``(1 - q^2) / q^2`` that was added since the start of the step."""
-        fresh = jnp.where(g.finite, -(eta**2) * jnp.expm1(-2 * g.h), 0.0)
-        x = g.keep * jnp.sqrt(1 - fresh)
-        some = fresh > 0
-        root = jnp.where(some, jnp.sqrt(jnp.where(some, fresh, 1.0)), 0.0)
-        return x, g.alpha_next - g.alpha * x, noise_scale * g.sigma_next * root, fresh / (1 - fresh)
+        fresh = -jnp.expm1(-2 * g.h)  # of pure noise; an infinite step has a harmless h, and its target no noise
+        kept = (1 - eta) * (1 + eta) + eta**2 * jnp.exp(-2 * g.h)  # q^2, never 0
+        x = g.keep * jnp.sqrt(kept)
+        noise = noise_scale * g.sigma_next * eta * jnp.sqrt(fresh)
+        return x, g.alpha_next - g.alpha * x, noise, eta**2 * fresh / kept
 
     cut = len(g.t) - lower_order_final
     whole = jax.tree.map(lambda level: level[:cut], g)
@@ -88,7 +89,7 @@ def sde_dpm_solver_pp_singlestep(
     # registers: the sample, the one at the start of the step, the noise of its first stage
     draws = [noise_half, 0, 1]
     first = table(process, whole.t, [[x_half, 0, 0, m_half], [1, 0, 0, 0], [0, 0, 0, 0]], draws)
-    held, draws = noise * jnp.sqrt(shared), [noise * jnp.sqrt(1 - shared), 0, 0]
+    held, draws = noise * jnp.sqrt(shared), [noise * where_positive(jnp.sqrt, 1 - shared, 0.0), 0, 0]
     second = table(process, half.t_next, [[0, x, held, m], [0, 1, 0, 0], [0, 0, 1, 0]], draws)
     stages = interleave(first, second)
     if not lower_order_final:
