@@ -113,6 +113,47 @@ def test_weak_orders_on_gaussian_data(name, x64):
     assert abs(np.log2(errors[0] / errors[1]) - order) < 0.25, errors
 
 
+def strong_error(solver, n, eta, data=0.5):
+    """Root mean square distance at the end from the exact solution on the same Brownian path, for data ``N(0, data)``.
+
+    On ``edm`` the reverse SDE is ``dx = (1 + eta) (m - x) dl + sigma sqrt(2 eta) dW`` in half-log-SNR, here linear, so
+    that solver and solution together are Gaussian. A row's ``z`` is the part of the path that an exact step would take;
+    ``both`` is its covariance with the noise of the solution, ``own`` what the solution has besides.
+    """
+    times = js.schedules.half_log_snr(EDM, n)
+    sampler = build(functools.partial(solver, eta=eta), EDM, times)
+    count = sampler.registers
+    visited = np.append(np.asarray(sampler.rows.time), float(times[-1]))
+    nodes, node_weights = np.polynomial.legendre.leggauss(12)
+    decay = lambda sigma, to: ((data + to**2) / (data + sigma**2)) ** ((1 + eta) / 2)
+    covariance = np.zeros((count + 1, count + 1))  # the registers and the solution
+    covariance[np.ix_([0, count], [0, count])] = data + visited[0] ** 2
+    rows = zip(visited[:-1], visited[1:], np.asarray(sampler.rows.weights), np.asarray(sampler.rows.noise), strict=True)
+    for sigma, to, weights, noise in rows:
+        h = np.log(sigma / to)
+        part, dl = (nodes + 1) / 2 * h, node_weights / 2 * h
+        spread = decay(sigma * np.exp(-part), to) * sigma * np.exp(-part)
+        both = 2 * eta * np.sum(dl * np.exp(-eta * (h - part)) * spread) / np.sqrt(-np.expm1(-2 * eta * h))
+        own = 2 * eta * np.sum(dl * spread**2) - both**2
+        step = np.zeros_like(covariance)
+        step[:count, :count] = weights[:, :count]
+        step[:count, 0] += weights[:, count] * data / (data + sigma**2)
+        step[count, count] = decay(sigma, to)
+        drawn = np.append(noise, both)
+        covariance = step @ covariance @ step.T + np.outer(drawn, drawn)
+        covariance[count, count] += max(own, 0.0)
+    return np.sqrt(covariance[0, 0] + covariance[count, count] - 2 * covariance[0, count])
+
+
+@pytest.mark.parametrize("name", ["sa_solver-2", "sa_solver-3-4", "seeds-2", "seeds-3"])
+def test_strong_order_is_one(name, x64):
+    """As their theorems say, and small with ``tau``, the square root of ``eta``, unlike first-order methods."""
+    solver = WEAK[name][0]
+    coarse, fine = strong_error(solver, 200, 1.0), strong_error(solver, 400, 1.0)
+    assert abs(np.log2(coarse / fine) - 1) < 0.1
+    assert strong_error(solver, 400, 0.01) < 0.1 * fine
+
+
 def test_er_sde_is_exact_for_a_quadratic_estimate(x64):
     """Where ``m`` is a quadratic polynomial of ``rho``, against the integral ``int d phi / phi^2 m`` on 2000 points."""
     phi = lambda rho: rho * (np.exp(rho**0.3) + 10)

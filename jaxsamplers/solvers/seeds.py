@@ -16,7 +16,7 @@ scaled as ``x`` is. A row therefore adds its ``z`` to all registers that its ste
 
 Source: Gonzalez et al. 2023, SEEDS (arXiv 2305.14267), SEEDS-1 to SEEDS-3 on the data prediction, at ``eta = 1``; their
 code's "2a" and "3a". In stage ``w`` that code has ``(e^{-2h/3} - 1) / (h/3) + 1`` for ``(e^{-4h/3} - 1) / (4h/3) + 1``,
-which does not vanish with ``h``; this follows the derivation.
+which does not vanish with ``h`` and costs an order; this follows the derivation. The strong order is one.
 """
 
 from __future__ import annotations
