@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def resolution_factor(
     if small[0] == large[0]:
         raise ValueError(f"small and large must have different numbers of tokens, got {small} and {large}")
     slope = (large[1] - small[1]) / (large[0] - small[0])
-    return float(jnp.exp(small[1] + slope * (tokens - small[0])))
+    return math.exp(small[1] + slope * (tokens - small[0]))
 
 
 def linear_quadratic(
