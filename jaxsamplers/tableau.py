@@ -146,6 +146,20 @@ def table(
     return Tableau(rows, pattern, None if process is None else process.origin)
 
 
+def entries(tableau: Tableau) -> tuple[list[list[Entry]], list[Entry]]:
+    """The weights and the noise that make ``tableau`` when given to ``table``: what a transform of solvers works on."""
+    count = tableau.registers
+    structural = {ABSENT: 0, COPIED: 1}
+    weights: list[list[Entry]] = [
+        [structural.get(kind, tableau.rows.weights[:, i, j]) for j, kind in enumerate(row[:-1])]
+        for i, row in enumerate(tableau.pattern)
+    ]
+    noise: list[Entry] = [
+        structural.get(row[count + 1], tableau.rows.noise[:, i]) for i, row in enumerate(tableau.pattern)
+    ]
+    return weights, noise
+
+
 def with_extra(tableau: Tableau, **values: Any) -> Tableau:
     """The same solver with more keyword arguments for the model in its rows.
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -165,6 +166,8 @@ def test_heavy_ball_averages_the_estimates_of_dpm_solver_pp(x64):
         (lambda t: js.solvers.heavy_ball(VP, t, solver=js.solvers.ddpm), "deterministic solver with one network call"),
         (lambda t: js.solvers.heavy_ball(VP, t, solver=js.solvers.heun), "deterministic solver with one network call"),
         (lambda t: js.solvers.heavy_ball(VP, t, prediction="x"), "unknown prediction 'x'"),
+        (lambda t: js.solvers.dualfast(VP, t, strength=-0.1), "strength must be at least 0, got -0.1"),
+        (lambda t: js.solvers.dualfast(VP, t, strength=np.ones(3)), "one value for each of 4 rows, got shape \\(3,\\)"),
         (lambda t: js.solvers.gradient_estimation(VP, t, gamma=0.5), "gamma must be at least 1, got 0.5"),
     ],
 )
@@ -190,3 +193,48 @@ def test_where_stability_ends_on_the_real_axis(solver, options, end):
     inside, border, outside = spectral_radius(solver, end * np.array([0.99, 1.0, 1.01]))
     assert border == pytest.approx(1, abs=1e-5)
     assert inside < 1 < outside
+
+
+class Corrected:
+    """DualFast as a network with a memory: ``(1 + c) e - c e_T``, ``c`` counting calls."""
+
+    def __init__(self, process, strengths):
+        self.denoise, self.process, self.strengths = denoise(process), process, list(strengths)
+        self.first, self.call = None, 0
+
+    def __call__(self, x, t, **extra):
+        alpha, sigma = float(self.process.alpha(t)), float(self.process.sigma(t))
+        e = (x - alpha * self.denoise(x, t)) / sigma
+        self.first = e if self.first is None else self.first
+        c = self.strengths[self.call]
+        self.call += 1
+        return (x - sigma * ((1 + c) * e - c * self.first)) / alpha
+
+
+@pytest.mark.parametrize("solver", ["dpm_solver_pp", "heun", "unipc", "sde_dpm_solver_pp"])
+def test_dualfast_corrects_every_answer(solver, x64):
+    solver = js.solvers.registry[solver]
+    times = js.schedules.half_log_snr(VP, 6)
+    plain = build(solver, VP, times)
+    noise = problem.NOISE
+    for strength in (0.0, 0.3, np.linspace(0.2, 0.4, len(plain))):
+        sampler = build(js.solvers.dualfast, VP, times, solver=solver, strength=strength)
+        c = np.linspace(0, strength, len(plain)) if np.ndim(strength) == 0 else strength
+        expected = replay(plain, Corrected(VP, c), problem.STARTS, noise)
+        ours = replay(sampler, denoise(VP), problem.STARTS, noise)
+        np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_dualfast_returns_a_constant_estimate():
+    """In float32, and with finite gradients, at the clean end."""
+    clean = jnp.broadcast_to(jnp.array([1.0, -2.0]), (3, 2))
+    x = VP.prior(jax.random.key(0), (3, 2))
+
+    def draw(times, strength):
+        out = js.sample(js.solvers.dualfast(VP, times, strength=strength), lambda x, t: clean, x)
+        return jnp.sum(out), out
+
+    arguments = js.schedules.cosine(VP, 5, t_end=0.0), jnp.array(0.2)
+    (_, out), gradients = jax.jit(jax.value_and_grad(draw, argnums=(0, 1), has_aux=True))(*arguments)
+    np.testing.assert_allclose(out, clean, rtol=5e-5)
+    assert all(bool(jnp.isfinite(gradient).all()) for gradient in gradients)

@@ -16,6 +16,7 @@ from jaxsamplers.solvers.ddpm import ddpm
 from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
 from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
+from jaxsamplers.solvers.dualfast import dualfast
 from jaxsamplers.solvers.edm import edm_stochastic
 from jaxsamplers.solvers.er_sde import er_sde
 from jaxsamplers.solvers.flow_sde import coefficients_preserving, flow_sde
@@ -72,6 +73,7 @@ registry: dict[str, Callable[..., Tableau]] = {
     "gradient_estimation": gradient_estimation,
     "accelerated_ddim": accelerated_ddim,
     "accelerated_ddpm": accelerated_ddpm,
+    "dualfast": dualfast,
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "dpm_solver_pp_singlestep_ancestral",
     "dpm_solver_singlestep",
     "dpm_solver_singlestep_ancestral",
+    "dualfast",
     "edm_stochastic",
     "er_sde",
     "euler",

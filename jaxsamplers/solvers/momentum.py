@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxsamplers import checks
 from jaxsamplers.solvers.deis import ipndm
 from jaxsamplers.solvers.grid import select, steps
-from jaxsamplers.tableau import COPIED, WEIGHTED, Entry, Tableau, table
+from jaxsamplers.tableau import Entry, Tableau, entries, table
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -119,11 +119,7 @@ def heavy_ball(
     if inner.stochastic or len(inner) != len(g.t):
         raise ValueError("heavy_ball needs a deterministic solver with one network call a step")
     new = _without_past(g, beta)
-    entries = [
-        [inner.rows.weights[:, i, j] if kind == WEIGHTED else int(kind == COPIED) for j, kind in enumerate(row[:-1])]
-        for i, row in enumerate(inner.pattern)
-    ]
-    first, *remembered = entries
+    (first, *remembered), _ = entries(inner)
     moved = [first[0] - x, *first[1:]]  # x' = x x + moved; the velocity is moved / gain
     sample = [x + new * moved[0], *[_times(new, e) for e in moved[1:-1]], (1 - new) * gain, _times(new, moved[-1])]
     speed = new / gain
