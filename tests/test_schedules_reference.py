@@ -94,12 +94,12 @@ def test_flows_of_diffusers():
     """Levels given by the pipeline, ``1 - i / N``, which the scheduler shifts; Mochi's leaves its last 0 out."""
     flow = js.processes.rectified_flow()
     for n in STEPS:
-        np.testing.assert_allclose(make.flow_shift(flow, n), PEERS[f"diffusers_flow_shift_{n}"], atol=1e-7)
+        np.testing.assert_allclose(make.flow_shift(flow, n), PEERS[f"diffusers_flow_shift_{n}"], atol=2e-7)
         ours = make.linear_quadratic(flow, n)[:-1]
-        np.testing.assert_allclose(ours, PEERS[f"diffusers_linear_quadratic_{n}"], atol=1e-7)
+        np.testing.assert_allclose(ours, PEERS[f"diffusers_linear_quadratic_{n}"], atol=2e-7)
     for tokens in (256, 1024, 4096):
         ours = make.flow_shift(flow, 10, factor=make.resolution_factor(tokens))
-        np.testing.assert_allclose(ours, PEERS[f"diffusers_resolution_{tokens}"], atol=1e-7)
+        np.testing.assert_allclose(ours, PEERS[f"diffusers_resolution_{tokens}"], atol=2e-7)
 
 
 @pytest.mark.parametrize("name", ["simple", "ddim_uniform"])

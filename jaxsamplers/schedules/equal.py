@@ -131,7 +131,7 @@ def arctan_uniform(
     For such data a DDIM step from ``rho = std tan(a)`` to ``std tan(b)`` multiplies ``x`` by ``cos(a) cos(a - b) /
     cos(b)``, and the flow by ``cos(a) / cos(b)``. The samples' spread is off by the product of the ``cos(a - b)``,
     which is nearest 1 for equal angles, and with it the divergence from the data.
-    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507), for Gaussian data.
+    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507), theorem 3.1.
     """
     checks.within("std", std, 0.0, above=True)
     return between(

@@ -53,7 +53,7 @@ def interpolate(process: Process, times: Times, steps: int) -> Times:
 
     Raises:
         ValueError: times that are no schedule, or too few steps to keep the infinite ends.
-    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507).
+    Source: Sabour et al. 2024, Align your steps (arXiv 2404.14507), sec. 3.3.
     """
     checks.integer("steps", steps, low=1)
     times = validate(process, times)
