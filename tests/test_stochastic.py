@@ -44,7 +44,7 @@ def test_equal_methods_are_equal(x64):
         (part(s.seeds, order=3, eta=0.0), part(s.dpm_solver_pp_singlestep, order=3)),
         (part(s.seeds, order=2, eta=0.0), part(s.dpm_solver_pp_singlestep, order=2)),
         (part(s.seeds, order=1, eta=0.7), part(s.sde_dpm_solver_pp, order=1, eta=0.7)),
-        (part(s.er_sde, order=1, noise_scale=power(1.7)), part(s.sde_dpm_solver_pp, order=1, eta=0.7)),
+        (part(s.er_sde, order=1, noise_function=power(1.7)), part(s.sde_dpm_solver_pp, order=1, eta=0.7)),
         (part(s.tcd, gamma=0.0), s.ddim),
         (part(s.tcd, gamma=1.0), s.consistency),
         (part(s.coefficients_preserving, eta=1.0), s.ddcm),
@@ -95,8 +95,8 @@ WEAK = {  # what the variance of Gaussian data is computed to, at eta = 1
     "seeds-3": (s.seeds, 2.0),
     "er_sde-1": (functools.partial(s.er_sde, order=1), 1.0),
     "er_sde-2": (functools.partial(s.er_sde, order=2), 2.0),
-    "er_sde-3": (functools.partial(s.er_sde, noise_scale=power(1.0)), 3.0),
-    "er_sde-3-published": (functools.partial(s.er_sde, noise_scale=power(1.0), variant="published"), 2.0),
+    "er_sde-3": (functools.partial(s.er_sde, noise_function=power(1.0)), 3.0),
+    "er_sde-3-published": (functools.partial(s.er_sde, noise_function=power(1.0), variant="published"), 2.0),
     "flow_sde": (s.flow_sde, 1.0),
 }
 
@@ -358,7 +358,7 @@ def test_learned_variance_at_its_bounds_is_ddpm():
     ("make", "message"),
     [
         (lambda t: s.sa_solver(VP, t, corrector_order=5), "corrector_order must be from 0 to 4, got 5"),
-        (lambda t: s.er_sde(VP, t, noise_scale=jnp.sqrt), "must not decrease"),
+        (lambda t: s.er_sde(VP, t, noise_function=jnp.sqrt), "must not decrease"),
         (lambda t: s.consistency(VP, t, boundary=0.1), "times must end at or above boundary=0.1"),
         (lambda t: s.tcd(VP, t, gamma=1.2), "gamma must be at least 0 and at most 1"),
         (lambda t: s.seeds(VP, jnp.append(t, 0.0), lower_order_final=False), "use lower_order_final=True"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NODES = 24  # Gauss-Legendre points a step
 
 
-def noise_scale(rho: Array) -> Array:
+def noise_function(rho: Array) -> Array:
     """The authors' choice, ``rho (e^{rho^0.3} + 10)``."""
     return rho * (jnp.exp(rho**0.3) + 10)
 
@@ -44,7 +44,7 @@ def er_sde(
     times: Float[Array, " n+1"],
     *,
     order: int = 3,
-    noise_scale: Callable[[Array], Array] = noise_scale,
+    noise_function: Callable[[Array], Array] = noise_function,
     variant: str = "exact",
 ) -> Tableau:
     """ER-SDE-Solver of orders 1 to 3, stochastic; one network call a step.
@@ -54,7 +54,7 @@ def er_sde(
         times: ``n + 1`` decreasing times. A step from pure noise draws a new one; a step to the clean end returns the
             estimate.
         order: how many estimates are combined; the first steps use those there are.
-        noise_scale: ``phi``, applied to arrays of ``sigma / alpha``; ``phi(rho) / rho`` must not decrease.
+        noise_function: ``phi``, applied to arrays of ``sigma / alpha``; ``phi(rho) / rho`` must not decrease.
         variant: order 3 by the polynomial through its estimates, "exact", or as "published".
 
     Raises:
@@ -65,11 +65,11 @@ def er_sde(
     g = steps(process, times)
     rho = jnp.where(g.finite, g.sigma, 1.0) / jnp.where(g.finite, g.alpha, 1.0)
     rho_next = jnp.where(g.finite, g.sigma_next, 0.5) / jnp.where(g.finite, g.alpha_next, 1.0)
-    relative = lambda rho: noise_scale(rho) / rho
+    relative = lambda rho: noise_function(rho) / rho
     kept = relative(rho_next) / relative(rho)  # of the old noise
     known = checks.concrete(kept)
     if known is not None and not (known <= 1 + 1e-5).all():
-        raise ValueError("noise_scale(rho) / rho must not decrease as rho grows")
+        raise ValueError("noise_function(rho) / rho must not decrease as rho grows")
     kept = jnp.where(g.finite, kept, 0.0)
     x = g.keep * kept
 
@@ -79,7 +79,7 @@ def er_sde(
     u = jnp.expm1(-h * part) / jnp.expm1(-h)  # points equidistant in half-log-SNR: rho may fall by orders of magnitude
     du = jnp.asarray(weights / 2, g.t.dtype) * h * jnp.exp(-h * part) / -jnp.expm1(-h)
     inside = rho[:, None] * jnp.exp(-h * part)
-    remaining = (1 - noise_scale(rho_next)[:, None] / noise_scale(inside)) * du
+    remaining = (1 - noise_function(rho_next)[:, None] / noise_function(inside)) * du
     gain = g.alpha_next - g.alpha * x
     moments = [gain, *[g.alpha_next * jnp.sum(p * u ** (p - 1) * remaining, axis=1) for p in range(1, order)]]
 
