@@ -50,13 +50,13 @@ def ranked(entries: Board, budget: int) -> list[str]:
     return sorted(entries, key=lambda solver: entries[solver].get(budget, worst).error)
 
 
-def table(entries: Board, budgets: Sequence[int], *, by: int, schedules: bool) -> str:
-    """Lines of median errors, best first at the budget ``by``; with the name of each best schedule if asked."""
-    widest = max(len(b.schedule) for row in entries.values() for b in row.values())
-    width = 10 + (widest + 3) * schedules
+def table(entries: Board, budgets: Sequence[int], *, by: int, schedules: Sequence[str]) -> str:
+    """Lines of median errors, best first at the budget ``by``; with the best of ``schedules`` if there are several."""
+    several = len(schedules) > 1
+    width = 10 + (max(map(len, schedules)) + 3) * several
     lines = [f"{'median error after N calls':28s}" + "".join(f"{budget:>{width}d}" for budget in budgets)]
     for solver in ranked(entries, by):
-        cells = [_cell(entries[solver].get(budget), schedules) for budget in budgets]
+        cells = [_cell(entries[solver].get(budget), several) for budget in budgets]
         lines.append(f"{solver:28s}" + "".join(f"{cell:>{width}s}" for cell in cells))
     return "\n".join(lines)
 

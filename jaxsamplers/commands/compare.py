@@ -32,7 +32,7 @@ def compare(options: argparse.Namespace) -> None:
     problems = {name.rpartition(":")[2]: problem_of(name)() for name in named}
     with jax.enable_x64(True):
         process = make()
-        grids = schedules_of(options, process, budgets[-1])
+        grids, left_out = schedules_of(options, process, budgets)
         first = next(iter(grids.values()))(budgets[-1])
         about = f"{options.process}, {' '.join(grids) if len(grids) < 4 else f'best of {len(grids)} schedules'}"
         tasks = {}
@@ -43,7 +43,7 @@ def compare(options: argparse.Namespace) -> None:
             x = process.prior(jax.random.key(options.seed), like, t=first[0])
             tasks[name] = comparison.Task(model, x, comparison.exact(process, model, x, first))
         leading, by = next(iter(tasks)), 10 if 10 in budgets else budgets[len(budgets) // 2]
-        table = functools.partial(leaderboard.table, budgets=budgets, by=by, schedules=len(grids) > 1)
+        table = functools.partial(leaderboard.table, budgets=budgets, by=by, schedules=list(grids))
         results: list[comparison.Measured] = []
         for measured in comparison.measure(chosen, process, grids, tasks, budgets):
             results.append(measured)
@@ -54,7 +54,7 @@ def compare(options: argparse.Namespace) -> None:
     for name, board in boards.items():
         if board and len(chosen) > 1:
             print(f"\n{name}, {about}\n{table(board)}")
-    notes = leaderboard.notes(results)
+    notes = leaderboard.notes(results) + [f"schedule {name} left out: {reason}" for name, reason in left_out.items()]
     if not any(boards.values()):
         raise ValueError(f"no solver has an error to show ({'; '.join(notes)})")
     if notes:

@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxsamplers import checks, schedules
 
 if TYPE_CHECKING:
@@ -24,26 +26,38 @@ def times_of(options: argparse.Namespace, process: Any, steps: int) -> tuple[str
     return name, schedule(process, steps, t_start=options.t_start, t_end=options.t_end)
 
 
-def schedules_of(options: argparse.Namespace, process: Any, steps: int) -> dict[str, Callable[[int], Any]]:
-    """The schedules that were asked for; of "all", those that differ and that start and end as asked."""
+def schedules_of(
+    options: argparse.Namespace, process: Any, budgets: Sequence[int]
+) -> tuple[dict[str, Callable[[int], Any]], dict[str, str]]:
+    """The schedules that were asked for, and of "all" those that were left out, with the reason.
+
+    Of all, those are compared that the process allows, that have the ends of the usual one (there is one start and one
+    goal for everybody), and that no earlier one equals.
+    """
 
     def grid(name: str) -> Callable[[int], Any]:
         make = checks.look_up("schedule", name, schedules.registry)
         return lambda steps: make(process, steps, t_start=options.t_start, t_end=options.t_end)
 
     if options.schedule != ["all"]:
-        return {name: grid(name) for name in options.schedule or [usual_schedule(options)]}
-    import numpy as np
-
-    whole, allowed = grid("uniform")(steps)[::steps], {}
-    known: list[np.ndarray] = []
+        return {name: grid(name) for name in options.schedule or [usual_schedule(options)]}, {}
+    usual = grid(usual_schedule(options))(budgets[-1])
+    made: dict[str, list[Any]] = {}
+    left_out: dict[str, str] = {}
     for name in schedules.registry:
-        with contextlib.suppress(ValueError):
-            times = np.asarray(grid(name)(steps))
-            if np.array_equal(times[::steps], whole) and not any(np.allclose(times, other, 1e-6, 0) for other in known):
-                allowed[name] = grid(name)
-                known.append(times)
-    return allowed
+        try:
+            times = [np.asarray(grid(name)(steps)) for steps in budgets]
+        except ValueError as error:
+            left_out[name] = " ".join(str(error).split())
+            continue
+        twin = next((n for n, other in made.items() if all(map(np.allclose, times, other))), None)
+        if twin is not None:
+            left_out[name] = f"the same as {twin}"
+        elif not np.allclose([times[-1][0], times[-1][-1]], [usual[0], usual[-1]]):
+            left_out[name] = "has other ends"
+        else:
+            made[name] = times
+    return {name: grid(name) for name in made}, left_out
 
 
 def usual_schedule(options: argparse.Namespace) -> str:
