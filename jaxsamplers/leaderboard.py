@@ -6,6 +6,7 @@ freely and a bad pair says little about either; the record keeps every pair.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,18 @@ def board(results: Iterable[Measured], problem: str) -> Board:
             if entry.error < float("inf") and (before is None or entry.error < before.error):
                 found[result.solver][point.budget] = entry
     return {solver: entries for solver, entries in found.items() if entries}
+
+
+def twins(boards: Mapping[str, Board]) -> dict[str, str]:
+    """Solvers that are an earlier one under another name: the same errors on every problem, to rounding."""
+    found: dict[str, str] = {}
+    solvers = list(dict.fromkeys(solver for entries in boards.values() for solver in entries))
+    for i, solver in enumerate(solvers):
+        for other in solvers[:i]:
+            if other not in found and all(_same(e.get(solver, {}), e.get(other, {})) for e in boards.values()):
+                found[solver] = other
+                break
+    return found
 
 
 def ranked(entries: Board, budget: int) -> list[str]:
@@ -121,6 +134,10 @@ def draw(entries: Board, path: str | Path, *, families: Mapping[str, str], title
 
     curves = {solver: [(b.calls, b.error) for b in row.values()] for solver, row in entries.items()}
     plotting_compare.compare(curves, path, families=families, title=title)
+
+
+def _same(a: Mapping[int, Best], b: Mapping[int, Best]) -> bool:
+    return a.keys() == b.keys() and all(math.isclose(a[n].error, b[n].error, rel_tol=1e-6) for n in a)
 
 
 def _cell(best: Best | None, schedule: bool) -> str:

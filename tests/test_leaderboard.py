@@ -42,6 +42,14 @@ def test_table_and_markdown():
     ]
 
 
+def test_another_name_for_the_same_solver_is_told():
+    again = Measured("euler", "karras", RESULTS[1].points, {})
+    also = Measured("euler", "uniform", RESULTS[0].points, {})
+    boards = {name: leaderboard.board([*RESULTS, again, also], name) for name in ("a", "b")}
+    assert leaderboard.twins(boards) == {"euler": "ddim"}
+    assert leaderboard.twins({"a": {}}) == {}
+
+
 def test_the_record_holds_everything_in_plain_numbers():
     record = json.loads(json.dumps(leaderboard.record(RESULTS, ["a", "b"], seed=3)))
     assert record["seed"] == 3

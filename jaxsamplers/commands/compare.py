@@ -51,10 +51,13 @@ def compare(options: argparse.Namespace) -> None:
             if len(done) == len(grids) and (entry := leaderboard.board(done, leading)):
                 print("\n".join(table(entry).splitlines()[len(results) > len(done) :]), flush=True)
     boards = {name: leaderboard.board(results, name) for name in tasks}
+    twins = leaderboard.twins(boards)
+    boards = {name: {s: row for s, row in entries.items() if s not in twins} for name, entries in boards.items()}
     for name, board in boards.items():
         if board and len(chosen) > 1:
             print(f"\n{name}, {about}\n{table(board)}")
-    notes = leaderboard.notes(results) + [f"schedule {name} left out: {reason}" for name, reason in left_out.items()]
+    notes = [f"{solver}: the same as {other}" for solver, other in twins.items()] + leaderboard.notes(results)
+    notes += [f"schedule {name} left out: {reason}" for name, reason in left_out.items()]
     if not any(boards.values()):
         raise ValueError(f"no solver has an error to show ({'; '.join(notes)})")
     if notes:
