@@ -137,7 +137,7 @@ def _discrete(
         grid = grid._replace(process=exploding, times=grid.sigmas, shown=0.25 * np.log(grid.sigmas[:-1]))
         start = math.hypot(high, 1) if leading else high
         return grid.recipe(sampler, options, name, chosen, start=float(start), sigma_data=1.0)
-    times = table_times(np.asarray(sampler.rows.time), log_alpha)
+    times = table_times(np.asarray(sampler.rows.time), options)
     grid = grid._replace(shown=asked(grid, log_alpha))
     start = 1.0 if leading else high / math.hypot(high, 1)
     return grid.recipe(rows.variance_preserving(sampler, times), options, name, chosen, start=float(start))
@@ -146,6 +146,7 @@ def _discrete(
 def _discrete_grid(
     options: Options, log_alpha: Numbers, steps: int | None, timesteps: Any, sigmas: Any
 ) -> tuple[Grid, bool]:
+    continuous = options.get("timestep_type") == "continuous" and options["prediction_type"] == "v_prediction"
     sigma = levels.sigma_table(log_alpha)
     if sigmas is not None:
         found = np.asarray(sigmas, np.float64)
@@ -165,14 +166,13 @@ def _discrete_grid(
             if timesteps is not None:
                 raise refuse("timesteps", "diffusers takes them only without karras, exponential or beta sigmas")
             found, shown = spaced, levels.timestep_of(spaced, sigma)
-        if spaced is not None or not log_linear:
+        if spaced is not None or not log_linear or continuous:
             found = np.append(found, sigma[0] if options.get("final_sigmas_type") == "sigma_min" else 0.0)
             if found[-1] > 0 and abs(found[-2] / found[-1] - 1) < 1e-9:
                 found[-2] = found[-1]  # equal but for rounding
     decreasing(found, "with final_sigmas_type='sigma_min' diffusers repeats its last level; use 'zero'")
-    continuous = options.get("timestep_type") == "continuous" and options["prediction_type"] == "v_prediction"
-    times = found if continuous else table_times(found, log_alpha)
-    return Grid(table_process(log_alpha), times, found, shown), continuous
+    times = found if continuous else table_times(found, options)
+    return Grid(table_process(options), times, found, shown), continuous
 
 
 def _twice(grid: Grid, _: Numbers) -> Numbers:

@@ -5,7 +5,8 @@ network (``network_time`` of every row). Schedulers on ``x0 + sigma eps`` divide
 ``sqrt(1 + sigma^2)``: that is the variance-preserving scale, in which their recipes run; only the sample at the very
 end is in diffusers' own, which differs where ``final_sigmas_type="sigma_min"`` leaves noise in it.
 
-What diffusers gets wrong is refused, with the reason, rather than repeated; so is what a table cannot express.
+What diffusers gets wrong is refused, with the reason, rather than repeated; so is what a table cannot express. One slip
+is neither: where the first two timesteps coincide, diffusers starts at the second noise level; a recipe at the first.
 """
 
 from __future__ import annotations

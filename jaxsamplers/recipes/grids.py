@@ -49,7 +49,7 @@ def half_log_snr_grid(
     if options["final_sigmas_type"] == "sigma_min" and abs(found[-2] / last - 1) < 1e-9:
         found[-2] = last  # equal but for rounding
     decreasing(found, why)
-    return Grid(table_process(log_alpha), table_times(found, log_alpha), found, shown)
+    return Grid(table_process(options), table_times(found, options), found, shown)
 
 
 def _rounds(options: Options) -> bool:

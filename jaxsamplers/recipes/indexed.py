@@ -13,35 +13,35 @@ from jaxsamplers.recipes import levels, rows
 from jaxsamplers.recipes.levels import Numbers, Options
 from jaxsamplers.recipes.recipe import Recipe
 from jaxsamplers.recipes.shared import at_timesteps, clip, decreasing, no_learned_variance, prediction, refuse
-from jaxsamplers.tableau import Tableau
+from jaxsamplers.tableau import Tableau, with_extra
 
 
 def ddim(options: Options, steps: int, *, eta: float, use_clipped_model_output: bool) -> Recipe:
-    """DDIMScheduler. It steps by ``num_train_timesteps // steps``, whatever its next timestep is."""
+    """DDIMScheduler. It steps by ``num_train_timesteps // steps``, whatever its next timestep is.
+
+    Unless ``use_clipped_model_output``, the noise is that of the estimate before clipping. With ``w = alpha' / gain``,
+    ``keep x + gain (m + w (clip(m) - m))`` is that step: the weight rides in the row, for the denoiser.
+    """
     checks.within("eta", eta, 0.0, 1.0)
-    if clip(options) is not None and not use_clipped_model_output:
-        raise refuse(
-            "clip_sample or thresholding in DDIM",
-            "diffusers mixes the clipped estimate with the noise of the unclipped one; give clip_sample=False and "
-            "thresholding=False, or use_clipped_model_output=True, which takes both from the clipped estimate",
-        )
     log_alpha = _table(options)
     shown = levels.integer_timesteps(options, steps)
     _signal(options, shown)
     targets = shown - len(log_alpha) // steps
     targets = np.where(targets >= 0, targets, -1 if options["set_alpha_to_one"] else 0)
+    if (targets >= shown).any():
+        raise refuse("set_alpha_to_one=False", "the last step goes nowhere; give steps_offset=1, or another spacing")
     chained = bool((targets[:-1] == shown[1:]).all())
-    grid = at_timesteps(log_alpha, shown, targets)
-    if chained:
-        decreasing(grid.sigmas, "give steps_offset=1 or set_alpha_to_one=True")
+    grid = at_timesteps(options, shown, targets)
     alpha, sigma = _levels(log_alpha, shown)
     alpha_next, sigma_next = _levels(log_alpha, targets)
     fresh = eta * np.sqrt((sigma_next / sigma) ** 2 * (1 - (alpha / alpha_next) ** 2))
     keep = np.sqrt(sigma_next**2 - fresh**2) / sigma
-    values = np.stack([keep, alpha_next - alpha * keep, fresh], axis=1)[:, None]
-    grid = grid._replace(times=grid.times if chained else None)
-    times = (shown + 1) / len(log_alpha)
-    return grid.recipe(rows.dense(times, values), options, "ddim", {"eta": eta})
+    gain = alpha_next - alpha * keep
+    sampler = rows.dense((shown + 1) / len(log_alpha), np.stack([keep, gain, fresh], axis=1)[:, None])
+    recipe = grid._replace(times=grid.times if chained else None).recipe(sampler, options, "ddim", {"eta": eta})
+    if recipe.clip is None or use_clipped_model_output:
+        return recipe
+    return recipe._replace(sampler=with_extra(recipe.sampler, clip_weight=jnp.asarray(alpha_next / gain)))
 
 
 def ddpm(options: Options, steps: int | None, *, timesteps: Any) -> Recipe:
@@ -54,7 +54,7 @@ def ddpm(options: Options, steps: int | None, *, timesteps: Any) -> Recipe:
     log_alpha = _table(options)
     shown = levels.integer_timesteps(options, steps) if steps else _given(timesteps, len(log_alpha))
     _signal(options, shown)
-    grid = at_timesteps(log_alpha, shown, np.append(shown[1:], -1))
+    grid = at_timesteps(options, shown, np.append(shown[1:], -1))
     sampler = solvers.ddpm(grid.process, jnp.asarray(grid.times), variance=float(large))
     if large and shown[-1] > 0:  # diffusers adds the forward kernel's noise to the clean sample too, save at timestep 0
         _, sigma = _levels(log_alpha, shown)
@@ -75,7 +75,7 @@ def pndm(options: Options, steps: int) -> Recipe:
             f"it steps by num_train_timesteps // steps, at least four times, but its timesteps are {shown}",
         )
     clean = options["set_alpha_to_one"]
-    grid = at_timesteps(log_alpha, shown, np.append(shown[1:], -1 if clean else 0))
+    grid = at_timesteps(options, shown, np.append(shown[1:], -1 if clean else 0))
     decreasing(grid.sigmas, "give steps_offset=1 or set_alpha_to_one=True")
     last = shown[-1] / 2 - 1 / 2 if clean else 0
     times = jnp.asarray(np.append(shown, last) + 1) / len(log_alpha)
@@ -110,7 +110,7 @@ def lcm(options: Options, steps: int) -> Recipe:
     log_alpha = _table(options)
     shown = _distilled(options, steps)
     _signal(options, shown)
-    grid = at_timesteps(log_alpha, shown, np.append(shown[1:], -1))
+    grid = at_timesteps(options, shown, np.append(shown[1:], -1))
     scaled = shown * options["timestep_scaling"]
     skip, out = 0.25 / (scaled**2 + 0.25), scaled / np.sqrt(scaled**2 + 0.25)
     alpha_next, sigma_next = _levels(log_alpha, np.append(shown[1:], -1))
@@ -135,7 +135,7 @@ def tcd(options: Options, steps: int, *, eta: float) -> Recipe:
     noisy = np.where((np.arange(steps) < steps - 1) & (eta > 0), 1.0, 0.0)
     up = np.where(noisy > 0, alpha_next / alpha_low, 1.0)
     values = np.stack([up * keep, up * (alpha_low - alpha * keep), noisy * np.sqrt(1 - np.minimum(up, 1) ** 2)], axis=1)
-    grid = at_timesteps(log_alpha, shown, targets)
+    grid = at_timesteps(options, shown, targets)
     return grid.recipe(rows.dense((shown + 1) / len(log_alpha), values[:, None]), options, "tcd", {"eta": eta})
 
 

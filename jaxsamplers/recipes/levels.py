@@ -130,8 +130,15 @@ def exponential(low: float, high: float, steps: int) -> Numbers:
 
 
 def timestep_of(sigmas: Numbers, table: Numbers) -> Numbers:
-    """Where the levels lie in the table, between timesteps linearly in ``log sigma``."""
-    return np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+    """Where the levels lie in the table, between timesteps linearly in ``log sigma``.
+
+    The table may fall at its very end, where ``log_alphas`` is clamped: the last place is taken.
+    """
+    logs, wanted = np.log(table), np.log(sigmas)[:, None]
+    reached = wanted >= logs - 1e-9  # but for rounding errors
+    last = len(logs) - 1 - np.argmax(reached[:, ::-1], axis=1)
+    low = np.minimum(np.where(reached.any(axis=1), last, 0), len(logs) - 2)
+    return low + np.clip((wanted[:, 0] - logs[low]) / (logs[low + 1] - logs[low]), 0, 1)
 
 
 def truncated(times: Numbers) -> Numbers:

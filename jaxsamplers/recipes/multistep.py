@@ -59,6 +59,8 @@ def dpm_solver_singlestep(options: Options, steps: int | None, *, timesteps: Any
     if kind == "dpmsolver" and options["thresholding"]:
         raise refuse("thresholding with algorithm_type='dpmsolver'", "diffusers reads a timestep it does not have")
     order = checks.integer("solver_order", options["solver_order"], low=1, high=3)
+    if order == 3 and kind == "sde-dpmsolver++" and variant == "exact":
+        raise refuse("solver_type='heun' of order 3 with sde-dpmsolver++", "diffusers has a sign reversed there")
     grid = half_log_snr_grid(options, steps, timesteps, mu)
     n, zero = len(grid.shown), options["final_sigmas_type"] == "zero"
     lower = options["lower_order_final"] or n % order != 0 or zero

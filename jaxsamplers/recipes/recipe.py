@@ -79,11 +79,26 @@ def denoiser(recipe: Recipe, apply: Callable[..., Any]) -> Callable[..., Any]:
         signs = {"v": 1.0, "-v": -1.0}
         sign = checks.look_up("prediction of a network with sigma_data", recipe.prediction, signs)
         model = Preconditioned(as_pytree(apply), recipe.process, recipe.sigma_data, sign)
-    if recipe.clip is None:
-        return model
-    if recipe.clip.quantile is None:
-        return static_threshold(model, recipe.clip.high)
-    return dynamic_threshold(model, recipe.clip.quantile, ceiling=recipe.clip.high)
+    return model if recipe.clip is None else Clipped(as_pytree(model), recipe.clip)
+
+
+@pytree
+class Clipped:
+    """A denoiser kept in range, all the way or, where a row says so, further or less."""
+
+    model: Callable[..., Any]
+    clip: Clip
+
+    def __call__(self, x: PyTree, t: Array, *, clip_weight: Array | None = None, **extra: Any) -> PyTree:
+        """``m + clip_weight (clip(m) - m)``: with a weight above 1, a row mixes ``clip(m)`` with the noise of ``m``."""
+        m = self.model(x, t, **extra)
+        known = lambda *_, **__: m
+        high, quantile = self.clip
+        keep = static_threshold(known, high) if quantile is None else dynamic_threshold(known, quantile, ceiling=high)
+        inside = keep(x, t)
+        if clip_weight is None:
+            return inside
+        return jax.tree.map(lambda a, b: a + expand(clip_weight, a).astype(a.dtype) * (b - a), m, inside)
 
 
 @pytree

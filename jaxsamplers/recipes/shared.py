@@ -79,15 +79,17 @@ def no_learned_variance(options: Options) -> None:
         )
 
 
-def table_process(log_alpha: Numbers) -> Process:
-    """``from_betas`` of the table whose ``log alpha`` these are."""
+def table_process(options: Options) -> Process:
+    """``from_betas`` of the options' table, rescaled if asked; where it ends in no signal at all, in next to none."""
+    log_alpha = levels.log_alphas(options, clamped=False)
     usual = processes.from_betas(jnp.full(len(log_alpha), 0.5))
     clock = dataclasses.replace(usual.law.clock, knots=jnp.asarray(np.append(0.0, log_alpha)))  # type: ignore[attr-defined]
     return dataclasses.replace(usual, law=dataclasses.replace(usual.law, clock=clock))  # type: ignore[type-var]
 
 
-def table_times(sigmas: Numbers, log_alpha: Numbers) -> Numbers:
+def table_times(sigmas: Numbers, options: Options) -> Numbers:
     """The times of ``table_process`` at which ``sigma / alpha`` is this."""
+    log_alpha = levels.log_alphas(options, clamped=False)
     highest = levels.sigma_table(log_alpha)[-1]
     if sigmas.max() > highest * (1 + 1e-6):
         raise refuse("sigma_max", f"the table of betas ends at {highest:.6g}, below {sigmas.max():.6g}")
@@ -95,9 +97,9 @@ def table_times(sigmas: Numbers, log_alpha: Numbers) -> Numbers:
     return np.interp(0.5 * np.log1p(sigmas**2), knots, np.arange(len(knots)) / len(log_alpha))
 
 
-def at_timesteps(log_alpha: Numbers, shown: Numbers, after: Numbers) -> Grid:
+def at_timesteps(options: Options, shown: Numbers, after: Numbers) -> Grid:
     """A grid that takes its levels at integers of the table; ``after`` are the targets, -1 for the clean end."""
-    n = len(log_alpha)
-    times = np.append(shown[:1], after) / n + 1 / n
+    log_alpha = levels.log_alphas(options, clamped=False)
+    visited = np.append(shown[:1], after)
     sigma = np.append(0.0, levels.sigma_table(log_alpha))
-    return Grid(table_process(log_alpha), times, sigma[np.append(shown[:1], after) + 1], shown)
+    return Grid(table_process(options), (visited + 1) / len(log_alpha), sigma[visited + 1], shown)
