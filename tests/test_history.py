@@ -47,13 +47,14 @@ def test_momentum_and_gradient_estimation_are_their_authors(steps, x64):
     process = js.processes.edm()
     sigmas = stored[f"sigmas_{steps}"]
     start = problem.STARTS * sigmas[0]
-    samplers = {
-        f"gradient_{gamma}": build(js.solvers.gradient_estimation, process, sigmas, gamma=gamma) for gamma in (1.5, 2.0)
+    makers = {
+        f"gradient_{gamma}": functools.partial(js.solvers.gradient_estimation, gamma=gamma) for gamma in (1.5, 2.0)
     }
     for name, order, beta in (("0.6", 1, 0.6), ("1.8", 2, 0.8), ("2.5", 3, 0.5), ("3.7", 4, 0.7)):
         plain = functools.partial(js.solvers.ipndm, order=order)
-        samplers[f"hb_{name}"] = build(js.solvers.heavy_ball, process, sigmas, solver=plain, beta=beta)
-        samplers[f"ghvb_{name}"] = build(js.solvers.ghvb, process, sigmas, order=order, beta=beta)
+        makers[f"hb_{name}"] = functools.partial(js.solvers.heavy_ball, solver=plain, beta=beta)
+        makers[f"ghvb_{name}"] = functools.partial(js.solvers.ghvb, order=order, beta=beta)
+    samplers = jax.jit(lambda times: {name: make(process, times) for name, make in makers.items()})(sigmas)
     for name, sampler in samplers.items():
         ours = replay(sampler, denoise(process), start)
         np.testing.assert_allclose(ours, stored[f"{name}_{steps}"], rtol=1e-6, atol=1e-6, err_msg=name)
@@ -134,8 +135,9 @@ def test_what_momentum_reduces_to(x64):
         ((solvers.gradient_estimation, {"gamma": 1.5}), (solvers.ipndm, {"order": 2})),
         ((solvers.gradient_estimation, {"gamma": 1.0}), (solvers.ddim, {})),
     ]
-    for pair in pairs:
-        a, b = (replay(build(solver, VP, times, **options), denoise(VP), problem.STARTS) for solver, options in pair)
+    tables = jax.jit(lambda t: [[solver(VP, t, **options) for solver, options in pair] for pair in pairs])(times)
+    for pair in tables:
+        a, b = (replay(sampler, denoise(VP), problem.STARTS) for sampler in pair)
         np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
@@ -164,7 +166,10 @@ def test_heavy_ball_averages_the_estimates_of_dpm_solver_pp(x64):
         (lambda t: js.solvers.plms(VP, t, order=1), "order must be from 2 to 4, got 1"),
         (lambda t: js.solvers.ghvb(VP, t, beta=0.0), "beta must be above 0 and at most 1, got 0"),
         (lambda t: js.solvers.heavy_ball(VP, t, solver=js.solvers.ddpm), "deterministic solver with one network call"),
-        (lambda t: js.solvers.heavy_ball(VP, t, solver=js.solvers.heun), "deterministic solver with one network call"),
+        (
+            lambda t: build(js.solvers.heavy_ball, VP, t, solver=js.solvers.heun),
+            "deterministic solver with one network call",
+        ),
         (lambda t: js.solvers.heavy_ball(VP, t, prediction="x"), "unknown prediction 'x'"),
         (lambda t: js.solvers.dualfast(VP, t, strength=-0.1), "strength must be at least 0, got -0.1"),
         (lambda t: js.solvers.dualfast(VP, t, strength=np.ones(3)), "one value for each of 4 rows, got shape \\(3,\\)"),
@@ -217,8 +222,9 @@ def test_dualfast_corrects_every_answer(solver, x64):
     times = js.schedules.half_log_snr(VP, 6)
     plain = build(solver, VP, times)
     noise = problem.NOISE
-    for strength in (0.0, 0.3, np.linspace(0.2, 0.4, len(plain))):
-        sampler = build(js.solvers.dualfast, VP, times, solver=solver, strength=strength)
+    strengths = 0.0, 0.3, np.linspace(0.2, 0.4, len(plain))
+    make = lambda t: [js.solvers.dualfast(VP, t, solver=solver, strength=strength) for strength in strengths]
+    for strength, sampler in zip(strengths, jax.jit(make)(times), strict=True):
         c = np.linspace(0, strength, len(plain)) if np.ndim(strength) == 0 else strength
         expected = replay(plain, Corrected(VP, c), problem.STARTS, noise)
         ours = replay(sampler, denoise(VP), problem.STARTS, noise)
