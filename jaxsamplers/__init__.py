@@ -12,6 +12,7 @@ from jaxsamplers import (
     schedules,
     solvers,
     starts,
+    statistics,
     transforms,
 )
 from jaxsamplers.core import Sampler, SolverState, network_calls, run, sample, sample_keys
@@ -51,6 +52,7 @@ __all__ = [
     "schedules",
     "solvers",
     "starts",
+    "statistics",
     "stitch",
     "transforms",
     "with_extra",

@@ -195,7 +195,8 @@ def _idle(tableau: Tableau, count: int) -> Tableau:
     rows = tableau.rows
     weights = same.reshape(same.shape + (1,) * (rows.weights.ndim - 3))
     extra = {name: more(values, values[-1]) for name, values in rows.extra.items()}
-    rows = Rows(more(rows.time, rows.time[-1]), more(rows.weights, weights), more(rows.noise, 0.0), extra)
+    constant = None if rows.constant is None else more(rows.constant, 0.0)
+    rows = Rows(more(rows.time, rows.time[-1]), more(rows.weights, weights), more(rows.noise, 0.0), extra, constant)
     return dataclasses.replace(tableau, rows=rows)
 
 

@@ -3,7 +3,7 @@
 A non-adaptive solver is a general linear method on a few registers, all shaped like the sample:
 
     m          = model(registers[0], time)                        the denoiser's clean-data estimate
-    registers' = weights @ [*registers, m] + noise * z            z ~ N(0, I)
+    registers' = weights @ [*registers, m] + noise * z            z ~ N(0, I)       (+ constant, if there is one)
 
 Register 0 is what the network sees next and, after the last row, the sample; the others hold whatever the
 method needs (earlier estimates, an anchor, a slope). One row is one network call. Which entries can be
@@ -45,12 +45,14 @@ class Rows:
             axes broadcast against the sample (coefficients per channel or per pixel).
         noise: how much of the row's noise each register receives.
         extra: more keyword arguments for the model, one value a row (a guidance scale, say).
+        constant: what is added to each register; ``None``, as for nearly every solver, for nothing.
     """
 
     time: Float[Array, " n"]
     weights: Float[Array, "n R R+1 ..."]
     noise: Float[Array, "n R ..."]
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)
+    constant: Float[Array, "n R ..."] | None = None
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["rows", "origin"], meta_fields=["pattern"])
@@ -110,6 +112,8 @@ class Tableau:
 
             def mix(like: Array, *values: Array) -> Array:
                 terms = [v if f is None else f.astype(like.dtype) * v for f, v in zip(factors, values, strict=True)]
+                if row.constant is not None:
+                    terms.append(jnp.broadcast_to(row.constant[i].astype(like.dtype), like.shape))
                 return functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
 
             return jax.tree.map(mix, state.x, *[sources[j] for j in used])
@@ -124,6 +128,7 @@ def table(
     weights: Sequence[Sequence[Entry]],
     noise: Sequence[Entry] | None = None,
     extra: Mapping[str, Array] | None = None,
+    constant: Sequence[Entry] | None = None,
 ) -> Tableau:
     """A tableau from a matrix of entries as it stands in the paper.
 
@@ -134,6 +139,7 @@ def table(
             ``0`` and ``1`` are structural: nothing is computed, or a register or the estimate is taken as it is.
         noise: ``R`` entries; omitted for a deterministic solver.
         extra: per-row keyword arguments of the model.
+        constant: ``R`` entries, added to the registers whatever the network says; omitted for none.
     """
     time = jnp.asarray(time)
     noise = [0] * len(weights) if noise is None else noise
@@ -141,8 +147,11 @@ def table(
     if any(len(row) != len(weights) + 2 for row in full):
         raise ValueError(f"{len(weights)} registers need rows of {len(weights) + 1} weights")
     pattern = tuple(tuple(_kind(entry) for entry in row) for row in full)
-    values = jnp.stack([jnp.stack(row, axis=1) for row in _share_trailing(full, time)], axis=1)
-    rows = Rows(time, values[:, :, :-1], values[:, :, -1], dict(extra or {}))
+    added: list[list[Entry]] = [] if constant is None else [[*constant]]
+    shared = _share_trailing([*full, *added], time)
+    values = jnp.stack([jnp.stack(row, axis=1) for row in shared[: len(full)]], axis=1)
+    rest = jnp.stack(shared[-1], axis=1) if added else None
+    rows = Rows(time, values[:, :, :-1], values[:, :, -1], dict(extra or {}), rest)
     return Tableau(rows, pattern, None if process is None else process.origin)
 
 
@@ -199,6 +208,8 @@ def align(*tables: Tableau) -> tuple[Tableau, ...]:
     """The same tables with one common pattern, so that a program compiled for one runs them all."""
     count = max(t.registers for t in tables)
     tables = tuple(_grow(t, count) for t in tables)
+    if any(t.rows.constant is not None for t in tables):
+        tables = tuple(_with_constant(t) for t in tables)
     kinds = np.array([t.pattern for t in tables])
     union = np.where((kinds == kinds[0]).all(axis=0), kinds[0], WEIGHTED)
     pattern = tuple(tuple(int(kind) for kind in row) for row in union)
@@ -271,7 +282,17 @@ def _grow(tableau: Tableau, registers: int) -> Tableau:
         weights=jnp.concatenate([from_registers, from_estimate], axis=2),
         noise=jnp.pad(noise, [(0, 0), (0, more), *rest]),
     )
+    if rows.constant is not None:
+        rows = dataclasses.replace(rows, constant=jnp.pad(rows.constant, [(0, 0), (0, more), *rest]))
     absent = (ABSENT,) * more
     pattern = tuple((*row[:old], *absent, *row[old:]) for row in tableau.pattern)
     pattern += ((ABSENT,) * (registers + 2),) * more
     return dataclasses.replace(tableau, rows=rows, pattern=pattern)
+
+
+def _with_constant(tableau: Tableau) -> Tableau:
+    """The same table with a constant, 0 if it had none."""
+    rows = tableau.rows
+    if rows.constant is not None:
+        return tableau
+    return dataclasses.replace(tableau, rows=dataclasses.replace(rows, constant=jnp.zeros_like(rows.noise)))

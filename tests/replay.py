@@ -16,4 +16,6 @@ def replay(sampler, model, x, noise=None):
         registers = [sum(w * s for w, s in zip(row, sources, strict=True)) for row in weights[i]]
         if sampler.stochastic:
             registers = [r + c * noise[i] for r, c in zip(registers, fresh[i], strict=True)]
+        if rows.constant is not None:
+            registers = [r + c for r, c in zip(registers, np.asarray(rows.constant[i]), strict=True)]
     return registers[0]

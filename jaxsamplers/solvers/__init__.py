@@ -14,8 +14,10 @@ from jaxsamplers.solvers.consistency import consistency, ddcm, tcd
 from jaxsamplers.solvers.ddim import ddim, euler_ancestral, resshift
 from jaxsamplers.solvers.ddpm import ddpm
 from jaxsamplers.solvers.deis import deis, ipndm, ipndm_v, lms
+from jaxsamplers.solvers.deis_rk import deis_rk
 from jaxsamplers.solvers.dpm_solver import dpm_solver
 from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp, sde_dpm_solver_pp
+from jaxsamplers.solvers.dpm_solver_v3 import dpm_solver_v3
 from jaxsamplers.solvers.dualfast import dualfast
 from jaxsamplers.solvers.edm import edm_stochastic
 from jaxsamplers.solvers.er_sde import er_sde
@@ -31,7 +33,7 @@ from jaxsamplers.solvers.sa_solver import sa_solver
 from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
 from jaxsamplers.solvers.seeds import seeds
 from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
-from jaxsamplers.solvers.unipc import unipc
+from jaxsamplers.solvers.unipc import unic, unipc
 from jaxsamplers.tableau import Tableau
 
 registry: dict[str, Callable[..., Tableau]] = {
@@ -53,8 +55,10 @@ registry: dict[str, Callable[..., Tableau]] = {
     "dpm_solver_singlestep_ancestral": dpm_solver_singlestep_ancestral,
     "dpm_solver_pp_singlestep_ancestral": dpm_solver_pp_singlestep_ancestral,
     "sde_dpm_solver_pp_singlestep": sde_dpm_solver_pp_singlestep,
+    "unic": unic,
     "unipc": unipc,
     "deis": deis,
+    "deis_rk": deis_rk,
     "lms": lms,
     "ipndm": ipndm,
     "ipndm_v": ipndm_v,
@@ -88,12 +92,14 @@ __all__ = [
     "ddpm",
     "ddpm_learned_variance",
     "deis",
+    "deis_rk",
     "dpm_solver",
     "dpm_solver_pp",
     "dpm_solver_pp_singlestep",
     "dpm_solver_pp_singlestep_ancestral",
     "dpm_solver_singlestep",
     "dpm_solver_singlestep_ancestral",
+    "dpm_solver_v3",
     "dualfast",
     "edm_stochastic",
     "er_sde",
@@ -122,6 +128,7 @@ __all__ = [
     "sde_dpm_solver_pp_singlestep",
     "seeds",
     "tcd",
+    "unic",
     "unipc",
     "with_variance",
 ]

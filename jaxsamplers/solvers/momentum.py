@@ -117,7 +117,7 @@ def heavy_ball(
     else:
         x, gain = g.keep, g.gain
     inner = solver(process, times)
-    if inner.stochastic or len(inner) != len(g.t):
+    if inner.stochastic or len(inner) != len(g.t) or inner.rows.constant is not None:
         raise ValueError("heavy_ball needs a deterministic solver with one network call a step")
     new = _without_past(g, beta)
     (first, *remembered), _ = entries(inner)

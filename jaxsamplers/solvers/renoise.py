@@ -80,7 +80,10 @@ def renoise(tableau: Tableau, keep: Array, noise: Array) -> Tableau:
         variance = (keep * rows.noise[-1, 0]) ** 2 + noise**2
         fresh = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
     rows = dataclasses.replace(
-        rows, weights=rows.weights.at[-1, 0].multiply(keep), noise=rows.noise.at[-1, 0].set(fresh)
+        rows,
+        weights=rows.weights.at[-1, 0].multiply(keep),
+        noise=rows.noise.at[-1, 0].set(fresh),
+        constant=None if rows.constant is None else rows.constant.at[-1, 0].multiply(keep),
     )
     first, *others = tableau.pattern
     sample = (*[WEIGHTED if enters else ABSENT for enters in first[:-1]], WEIGHTED)

@@ -10,26 +10,41 @@ With as many nodes as equations the paper's ``R rho = b`` has the interpolating 
     bh1   half of h           bh2   half of the zeroth moment (UniP-2 is then DPM-Solver++'s midpoint rule)
     exact the true moment: the paper's varying coefficients (its code loses terms there from order 2 on)
 
+``unic`` is the corrector alone, after another solver.
+
 Source: Zhao et al. 2023, UniPC (arXiv 2302.04867), eq. 5 - 9, algorithms 1 - 2 and appendix B.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
 from jaxsamplers import checks
-from jaxsamplers.solvers.grid import interpolate, lag, past, phi, select, steps
-from jaxsamplers.tableau import Tableau, table
+from jaxsamplers.solvers.dpm_solver_pp import dpm_solver_pp
+from jaxsamplers.solvers.grid import interpolate, past, phi, select, steps
+from jaxsamplers.solvers.predict_correct import (
+    combine,
+    correction,
+    listed,
+    predict_correct,
+    shifted,
+    steps_last_table,
+    unit,
+)
+from jaxsamplers.tableau import ABSENT, COPIED, Entry, Tableau
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     from jaxsamplers.processes import Process
-    from jaxsamplers.solvers.grid import PerStep
+    from jaxsamplers.solvers.grid import PerStep, Steps
+    from jaxsamplers.solvers.predict_correct import Weight
+
+    Rule = Callable[[int, Array], list[Array]]
 
 
 def unipc(
@@ -56,18 +71,83 @@ def unipc(
     Raises:
         ValueError: an order, a prediction, a variant or a schedule that is not allowed.
     """
+    x, value, predictor, corrector, g = rules("unipc", process, times, order, prediction, variant)
+    used = g.orders(order, lower_order_final)
+    p, c = select(used, order, predictor), select(used, order, corrector)
+    return predict_correct(process, g, x, value, p, c, listed(g, uncorrected))
+
+
+def unic(
+    process: Process,
+    times: Float[Array, " n+1"],
+    *,
+    solver: Callable[..., Tableau] = dpm_solver_pp,
+    order: int = 2,
+    prediction: str = "x0",
+    variant: str = "bh2",
+    lower_order_final: bool = True,
+    uncorrected: Sequence[int] = (),
+) -> Tableau:
+    """The corrector UniC of order ``order + 1`` after any solver of order ``order``; one network call a step.
+
+    What the solver does with its sample it does with the corrected one; what the network said remains said of the
+    predicted one. After UniP, which for ``order=2`` and "bh2" is ``dpm_solver_pp``, it is ``unipc``.
+
+    Args:
+        process: the noise process.
+        times: ``n + 1`` decreasing times.
+        solver: ``(process, times) -> Tableau``, deterministic and of one network call a step.
+        order: how many values the corrector combines besides the new one, 1 to 4: the solver's own order.
+        prediction: what the corrector and the solver combine, estimates "x0" or noises "epsilon".
+        variant: "bh1", "bh2" or "exact", which differ for ``order=1``.
+        lower_order_final: fall back to lower orders in the last steps.
+        uncorrected: steps that keep their prediction.
+
+    Raises:
+        ValueError: a solver that draws noise, adds constants or takes several calls a step, or an argument that is not
+            allowed.
+    Source: Zhao et al. 2023 (arXiv 2302.04867), section 3.1: "UniC can be applied after any off-the-shelf solver".
+    """
+    x, value, _, corrector, g = rules("unic", process, times, order, prediction, variant)
+    inner = solver(process, times)
+    shown = checks.concrete(inner.rows.time)
+    asked = checks.concrete(g.t)
+    elsewhere = len(inner) != len(g.t) or (shown is not None and asked is not None and (shown != asked).any())
+    if inner.stochastic or elsewhere or inner.rows.constant is not None:
+        raise ValueError("unic needs a deterministic solver with one network call a step, at the step's own time")
+    c = select(g.orders(order, lower_order_final), order, corrector)
+    more = inner.registers - 1
+    newest, _, corrected, _ = correction(g, x, value, c, listed(g, uncorrected), more)
+    count = len(newest)
+
+    def form(row: int) -> list[Entry]:
+        """A register of the solver's, whose ``m`` is rewritten as sample and value where values are noises."""
+        sample, *held, m = _entries(inner, row)
+        if prediction == "epsilon":
+            sample, m = sample + m / g.alpha, -m * g.sigma / g.alpha
+        old = [(weight, unit(2 + order + j, count)) for j, weight in enumerate(held)]
+        return combine((sample, corrected), (m, newest), *old)
+
+    own = [form(row) for row in range(inner.registers)]
+    return steps_last_table(process, g, [own[0], corrected, newest, *shifted(order, count), *own[1:]])
+
+
+def rules(
+    name: str, process: Process, times: Float[Array, " n+1"], order: int, prediction: str, variant: str
+) -> tuple[PerStep, tuple[Entry, Entry], Rule, Rule, Steps]:
+    """The old sample's weight, what makes a value, and the weights of UniP and UniC for each number of values."""
     checks.integer("order", order, low=1, high=4)
     checks.one_of("prediction", prediction, ("x0", "epsilon"))
     checks.one_of("variant", variant, ("bh1", "bh2", "exact"))
     g = steps(process, times)
+    value: tuple[Entry, Entry]
     if prediction == "x0":
         x, sign, scale = g.keep, -1, g.alpha_next
-        value = [0.0 * g.t, jnp.ones_like(g.t)]
+        gain, value = g.gain, (0, 1)
     else:
-        g.needs_signal("unipc")
+        g.needs_signal(name)
         x, sign, scale = g.alpha_next / g.alpha, 1, -g.sigma_next
-        value = [1 / g.sigma, -g.alpha / g.sigma]
-    gain = g.alpha_next - g.alpha * x if prediction == "x0" else g.sigma_next - g.sigma * x
+        gain, value = g.sigma_next - g.sigma * x, (1 / g.sigma, -g.alpha / g.sigma)
     smooth = [scale * g.h * math.factorial(p) * phi(p + 1, sign * g.h) for p in range(1, order + 1)]
     half = {"bh1": scale * g.h / 2, "bh2": gain / 2, "exact": smooth[0]}[variant]
 
@@ -80,32 +160,11 @@ def unipc(
         weights = interpolate([*past(g.h, k, here), jnp.ones_like(g.h)], moments)
         return [weights[-1], *weights[:-1]]
 
-    used = g.orders(order, lower_order_final)
-    p = select(used, order, predictor)
-    c = select(used, order, corrector)
-
-    # sources: the prediction, the corrected sample before it, the last `order` values, the estimate
-    count = order + 3
-    newest = [value[0], *[jnp.zeros_like(g.t)] * (order + 1), value[1]]
-    remembered = [_unit(2 + j, count, g.t) for j in range(order)]
-    kept = jnp.isin(jnp.arange(len(g.t)) - 1, jnp.asarray([-1, *uncorrected]))  # the first sample needs no correction
-    again = 1.0 - kept
-    corrected = _sum(
-        (again * lag(x, 1, 0.0), _unit(1, count, g.t)),
-        (again * lag(c[0], 1, 0.0), newest),
-        *[(again * lag(weight, 1, 0.0), old) for weight, old in zip(c[1:], remembered, strict=True)],
-        (kept * jnp.ones_like(g.t), _unit(0, count, g.t)),
-    )
-    predicted = _sum((x, corrected), (p[0], newest), *zip(p[1:], remembered, strict=False))
-    shift = [[0, 0, *[int(j == k) for j in range(order)], 0] for k in range(order - 1)]
-    first_value = [0, *[0] * (order + 1), 1] if prediction == "x0" else [value[0], *[0] * (order + 1), value[1]]
-    return table(process, g.t, [predicted, corrected, first_value, *shift])
+    return x, value, predictor, corrector, g
 
 
-def _unit(index: int, count: int, like: PerStep) -> list[PerStep]:
-    return [jnp.ones_like(like) if i == index else jnp.zeros_like(like) for i in range(count)]
-
-
-def _sum(*terms: tuple[PerStep, list[PerStep]]) -> list[PerStep]:
-    """``sum_k factor_k form_k`` of linear forms over the sources."""
-    return [sum((factor * form[i] for factor, form in terms), start=jnp.zeros(())) for i in range(len(terms[0][1]))]
+def _entries(tableau: Tableau, row: int) -> list[Weight]:
+    """A row of a table's weights as arrays whose steps are last."""
+    kinds, weights = tableau.pattern[row][:-1], jnp.moveaxis(tableau.rows.weights, 0, -1)
+    fixed = {ABSENT: 0.0, COPIED: 1.0}
+    return [jnp.full_like(w, fixed[kind]) if kind in fixed else w for w, kind in zip(weights[row], kinds, strict=True)]
