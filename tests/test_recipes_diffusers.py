@@ -133,6 +133,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(name, config, says):
         recipe_of(name, config, call, 20)
 
 
+@pytest.mark.parametrize("name", ["UniPCMultistep", "HeunDiscrete", "LMSDiscrete", "DEISMultistep", "SASolver", "DDPM"])
+def test_a_recipe_names_the_solver_that_makes_its_table(name, x64):
+    recipe = recipe_of(name, {}, {}, 8)
+    again = js.solvers.registry[recipe.solver["name"]](recipe.process, recipe.times, **recipe.solver["options"])
+    np.testing.assert_allclose(recipe.sampler.rows.weights, again.rows.weights, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(recipe.sampler.rows.time, again.rows.time, rtol=1e-12)
+    assert recipe.sampler.pattern == again.pattern
+
+
 def test_in_float32_the_numbers_are_the_same_rounded():
     index = of("UniPCMultistep")
     name, config, call, _ = CASES[index]

@@ -17,54 +17,37 @@ from jaxsamplers.recipes.recipe import Recipe
 from jaxsamplers.recipes.shared import Grid, decreasing, prediction, refuse, table_process, table_times
 from jaxsamplers.tableau import Tableau, table
 
-Solve = Callable[[Any, Any], Tableau]
-
 
 def euler(options: Options, steps: int | None, *, timesteps: Any, sigmas: Any) -> Recipe:
     """EulerDiscreteScheduler: DDIM."""
-    return _discrete(options, steps, "ddim", {}, lambda p, t: solvers.ddim(p, t), timesteps=timesteps, sigmas=sigmas)
+    return _discrete(options, steps, "ddim", {}, timesteps=timesteps, sigmas=sigmas)
 
 
 def euler_ancestral(options: Options, steps: int) -> Recipe:
     """EulerAncestralDiscreteScheduler: DDIM with ``eta=1``."""
-    return _discrete(_no_sample(options), steps, "ddim", {"eta": 1.0}, lambda p, t: solvers.ddim(p, t, eta=1.0))
+    return _discrete(_no_sample(options), steps, "ddim", {"eta": 1.0})
 
 
 def heun(options: Options, steps: int | None, *, timesteps: Any) -> Recipe:
     """HeunDiscreteScheduler."""
-    return _discrete(options, steps, "heun", {}, solvers.heun, _twice, timesteps=timesteps)
+    return _discrete(options, steps, "heun", {"variable": "rho"}, _twice, timesteps=timesteps)
 
 
 def lms(options: Options, steps: int, *, order: int) -> Recipe:
-    """LMSDiscreteScheduler, of full order down to ``sigma = 0``."""
-    checks.integer("order", order, low=1, high=4)
+    """LMSDiscreteScheduler."""
     if options["use_karras_sigmas"]:
         options = {**options, "sigma_min": None, "sigma_max": None}
-    solve = lambda p, t: rows.adams_bashforth(np.asarray(t), order)
-    return _discrete(options, steps, "lms", {"order": order}, solve)
+    return _discrete(options, steps, "lms", {"order": order})
 
 
 def kdpm2(options: Options, steps: int) -> Recipe:
-    """KDPM2DiscreteScheduler: the midpoint rule in ``sigma``, midpoints geometric."""
-    return _kdpm2(options, steps, "dpm2", ancestral=False)
+    """KDPM2DiscreteScheduler: DPM-Solver-2, singlestep."""
+    return _discrete(_no_sample(options), steps, "dpm_solver_singlestep", {"order": 2}, _inside)
 
 
 def kdpm2_ancestral(options: Options, steps: int) -> Recipe:
     """KDPM2AncestralDiscreteScheduler."""
-    return _kdpm2(options, steps, "dpm2_ancestral", ancestral=True)
-
-
-def _kdpm2(options: Options, steps: int, name: str, *, ancestral: bool) -> Recipe:
-    def solve(process: Any, times: Any) -> Tableau:
-        return rows.midpoint_rule(np.asarray(times), ancestral)
-
-    def asked(grid: Grid, log_alpha: Numbers) -> Numbers:
-        shown = grid.shown.round() if options["use_karras_sigmas"] else grid.shown
-        between = rows.midpoints(grid.sigmas, ancestral)
-        inside = levels.timestep_of(between, levels.sigma_table(log_alpha))
-        return np.append(shown[:1], np.stack([inside, shown[1:]], axis=1).ravel())
-
-    return _discrete(_no_sample(options), steps, name, {}, solve, asked)
+    return _discrete(_no_sample(options), steps, "dpm_solver_singlestep_ancestral", {"order": 2}, _inside)
 
 
 def edm_euler(options: Options, steps: int) -> Recipe:
@@ -112,7 +95,7 @@ def flow_heun(options: Options, steps: int) -> Recipe:
     grid = _flow_grid(options, levels.shifted(_flow_levels(options["num_train_timesteps"], steps, shift), shift))
     named = {**options, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
     sampler = solvers.heun(grid.process, jnp.asarray(grid.times))
-    return grid._replace(shown=_twice(grid, grid.shown)).recipe(sampler, named, "heun", {})
+    return grid._replace(shown=_twice(grid.shown, grid.shown)).recipe(sampler, named, "heun", {})
 
 
 def _discrete(
@@ -120,27 +103,27 @@ def _discrete(
     steps: int | None,
     name: str,
     chosen: Options,
-    solve: Solve,
-    asked: Callable[[Grid, Numbers], Numbers] = lambda grid, _: grid.shown,
+    asked: Callable[[Numbers, Numbers], Numbers] = lambda shown, _: shown,
     *,
     timesteps: Any = None,
     sigmas: Any = None,
 ) -> Recipe:
-    """A solver on ``x0 + sigma eps`` with the levels of a table of betas, in the scale that the network sees."""
+    """A solver of ``x0 + sigma eps``, in the scale that the network sees, on the levels of a table of betas."""
     log_alpha = levels.log_alphas(options, clamped=True)
     grid, continuous = _discrete_grid(options, log_alpha, steps, timesteps, sigmas)
-    high, low = grid.sigmas[0], grid.sigmas[grid.sigmas > 0][-1]
-    exploding = processes.edm(low / 2, high)
-    sampler = solve(exploding, jnp.asarray(grid.sigmas))
+    high, last = float(grid.sigmas[0]), float(grid.sigmas[-1])
     leading = options["timestep_spacing"] == "leading"
+    sampler = solvers.registry[name](grid.process, jnp.asarray(grid.times), **chosen)
     if continuous:  # levels beyond any table: the network is EDM's, for data of unit variance
-        grid = grid._replace(process=exploding, times=grid.sigmas, shown=0.25 * np.log(grid.sigmas[:-1]))
         start = math.hypot(high, 1) if leading else high
-        return grid.recipe(sampler, options, name, chosen, start=float(start), sigma_data=1.0)
-    times = table_times(np.asarray(sampler.rows.time), options)
-    grid = grid._replace(shown=asked(grid, log_alpha))
+        return grid.recipe(sampler, options, name, chosen, start=start, sigma_data=1.0)
+    if last > 0:
+        sampler = rows.rescaled(sampler, math.hypot(1, last))
+    between = np.exp(-np.asarray(grid.process.half_log_snr(sampler.rows.time)))
+    shown = grid.shown.round() if asked is _inside and options["use_karras_sigmas"] else grid.shown
+    shown = asked(shown, levels.timestep_of(between, levels.sigma_table(log_alpha)))
     start = 1.0 if leading else high / math.hypot(high, 1)
-    return grid.recipe(rows.variance_preserving(sampler, times), options, name, chosen, start=float(start))
+    return grid._replace(shown=shown).recipe(sampler, options, name, chosen, start=start)
 
 
 def _discrete_grid(
@@ -171,13 +154,19 @@ def _discrete_grid(
             if found[-1] > 0 and abs(found[-2] / found[-1] - 1) < 1e-9:
                 found[-2] = found[-1]  # equal but for rounding
     decreasing(found, "with final_sigmas_type='sigma_min' diffusers repeats its last level; use 'zero'")
-    times = found if continuous else table_times(found, options)
-    return Grid(table_process(options), times, found, shown), continuous
+    if continuous:
+        return Grid(processes.edm(found[found > 0][-1] / 2, found[0]), found, found, 0.25 * np.log(found[:-1])), True
+    return Grid(table_process(options), table_times(found, options), found, shown), False
 
 
-def _twice(grid: Grid, _: Numbers) -> Numbers:
-    """Timesteps of methods that ask at both ends of a step, except the last."""
-    return np.append(grid.shown[:1], np.repeat(grid.shown[1:], 2))
+def _twice(shown: Numbers, _: Numbers) -> Numbers:
+    """Timesteps of a method that asks at both ends of every step but the last."""
+    return np.append(shown[:1], np.repeat(shown[1:], 2))
+
+
+def _inside(shown: Numbers, at: Numbers) -> Numbers:
+    """Timesteps of a method that asks inside every step but the last; only those of the levels may be rounded."""
+    return np.append(shown[:1], np.stack([at[1::2], shown[1:]], axis=1).ravel())
 
 
 def _no_sample(options: Options) -> Options:

@@ -45,7 +45,7 @@ class Recipe(NamedTuple):
         sigma_data: standard deviation of the data, if the network is wrapped as in EDM: it is shown
             ``x / sqrt(sigma^2 + sigma_data^2)`` and predicts "v" of ``x0 / sigma_data``, or "-v" (EDM's own sign).
         clip: how its estimate is kept in range.
-        solver: ``{"name": ..., "options": {...}}``.
+        solver: ``{"name": ..., "options": {...}}``: of ``js.solvers.registry``, or a rule that only the recipe has.
         provenance: anything else worth keeping, as plain JSON.
     """
 

@@ -32,17 +32,11 @@ def dense(times: Numbers, values: Numbers) -> Tableau:
     return Tableau(Rows(jnp.asarray(times), jnp.asarray(values[:, :, :-1]), jnp.asarray(values[:, :, -1])), pattern)
 
 
-def variance_preserving(tableau: Tableau, times: Numbers) -> Tableau:
-    """A table on ``x = x0 + sigma eps``, whose time is sigma, for ``x / sqrt(1 + sigma^2)``, which the network sees.
-
-    The sample it ends with keeps its own scale. ``times`` are the rows' times in the new process.
-    """
-    sigma = np.asarray(tableau.rows.time)
-    alpha = 1 / np.sqrt(1 + sigma**2)
-    values = np.concatenate([tableau.rows.weights, np.asarray(tableau.rows.noise)[:, :, None]], axis=2)
-    values[:, :, 0] /= alpha[:, None]
-    values[:, 0] *= np.append(alpha[1:], 1.0)[:, None]
-    return dense(times, values)
+def rescaled(tableau: Tableau, factor: float) -> Tableau:
+    """The same table, whose final sample is ``factor`` times as large."""
+    rows = tableau.rows
+    weights, noise = rows.weights.at[-1, 0].multiply(factor), rows.noise.at[-1, 0].multiply(factor)
+    return dataclasses.replace(tableau, rows=dataclasses.replace(rows, weights=weights, noise=noise))
 
 
 def with_last(tableau: Tableau, last: Tableau) -> Tableau:
@@ -113,48 +107,3 @@ def singlestep(
         return [new + fresh * z, anchor, *values[: len(past)]]
 
     return written(times, max(orders) + 1, step)
-
-
-def adams_bashforth(sigma: Numbers, order: int) -> Tableau:
-    """k-diffusion's LMS on ``x0 + sigma eps``: the polynomial through the last slopes, down to ``sigma = 0`` too."""
-
-    def step(i: int, registers: list[Numbers], m: Numbers, z: Numbers) -> list[Numbers]:
-        x, *past = registers
-        slopes = [(x - m) / sigma[i], *past]
-        used = min(order, i + 1)
-        new = x
-        for j in range(used):
-            others = [sigma[i - k] for k in range(used) if k != j]
-            basis = np.polynomial.Polynomial.fromroots(others) if others else np.polynomial.Polynomial([1.0])
-            integral = basis.integ()
-            new = new + (integral(sigma[i + 1]) - integral(sigma[i])) / basis(sigma[i - j]) * slopes[j]
-        return [new, *slopes[: len(past)]]
-
-    return written(sigma[:-1], order, step)
-
-
-def midpoints(sigma: Numbers, ancestral: bool) -> Numbers:
-    """Where DPM-Solver-2 asks inside its steps but the last: half-way in ``log sigma`` to where the flow goes."""
-    here, target = sigma[:-2], sigma[1:-1]
-    return np.sqrt(here * (target**2 / here if ancestral else target))
-
-
-def midpoint_rule(sigma: Numbers, ancestral: bool) -> Tableau:
-    """k-diffusion's DPM-Solver-2 on ``x0 + sigma eps``: midpoints half-way in ``log sigma``, an Euler step at the end.
-
-    The ancestral one goes down to ``sigma'^2 / sigma`` and adds noise up to ``sigma'``.
-    """
-    inside = midpoints(sigma, ancestral)
-    times = np.append(np.stack([sigma[:-2], inside], axis=1).ravel(), sigma[-2])
-
-    def step(i: int, registers: list[Numbers], m: Numbers, z: Numbers) -> list[Numbers]:
-        x, start = registers
-        here, target, slope = sigma[i // 2], sigma[i // 2 + 1], (x - m) / times[i]
-        if i % 2 == 0:
-            return [x + ((inside[i // 2] if i + 1 < len(times) else target) - here) * slope, x]
-        if not ancestral:
-            return [start + (target - here) * slope, start]
-        up = target * np.sqrt(1 - (target / here) ** 2)
-        return [start + (target**2 / here - here) * slope + up * z, start]
-
-    return written(times, 2, step)
