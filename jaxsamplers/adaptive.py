@@ -5,8 +5,8 @@ every range of times. With ``r^2 = alpha^2 + sigma^2`` and ``y = x / r = cos(the
 
     dy/dtheta = cos(theta) eps - sin(theta) m = (cos(theta) y - m) / sin(theta)
 
-Diffrax is imported here only. Gradients pass through its default adjoint, but schedules are not learned here: an
-adaptive method chooses its own.
+``dpm_solver_adaptive`` has a controller of its own (``adaptive_steps``). Diffrax is imported here only. Gradients pass
+through its default adjoint, but schedules are not learned here: an adaptive method chooses its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxsamplers import checks
+from jaxsamplers.adaptive_steps import Solution as Solution
+from jaxsamplers.adaptive_steps import dpm_solver_adaptive as dpm_solver_adaptive
 from jaxsamplers.core import Model, as_key
 from jaxsamplers.processes import Process, centre, uncentre
 from jaxsamplers.tableau import conform
