@@ -147,6 +147,13 @@ CASES = [
     _case("heavy_ball", from_noise=False),
     _case("gradient_estimation", from_noise=False),
     _case("accelerated_ddim", 2.0, from_noise=False),
+    _case(
+        "successive_refinement",
+        3.0,
+        options={"order": 3, "rounds": 1, "lower_order_final": False},
+        calls=lambda steps: 5 * steps,
+        from_noise=False,
+    ),
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]

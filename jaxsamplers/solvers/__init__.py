@@ -33,6 +33,7 @@ from jaxsamplers.solvers.sa_solver import sa_solver
 from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
 from jaxsamplers.solvers.seeds import seeds
 from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
+from jaxsamplers.solvers.successive_refinement import successive_refinement
 from jaxsamplers.solvers.unipc import unic, unipc
 from jaxsamplers.tableau import Tableau
 
@@ -78,6 +79,7 @@ registry: dict[str, Callable[..., Tableau]] = {
     "accelerated_ddim": accelerated_ddim,
     "accelerated_ddpm": accelerated_ddpm,
     "dualfast": dualfast,
+    "successive_refinement": successive_refinement,
 }
 
 __all__ = [
@@ -127,6 +129,7 @@ __all__ = [
     "sde_dpm_solver_pp",
     "sde_dpm_solver_pp_singlestep",
     "seeds",
+    "successive_refinement",
     "tcd",
     "unic",
     "unipc",
