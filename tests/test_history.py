@@ -9,6 +9,7 @@ import pytest
 
 import jaxsamplers as js
 from experiments.stability_regions import spectral_radius
+from jaxsamplers.tableau import table
 from tests.linear_gaussian import moments
 from tests.reference import problem
 from tests.replay import replay
@@ -216,9 +217,14 @@ class Corrected:
         return (x - sigma * ((1 + c) * e - c * self.first)) / alpha
 
 
-@pytest.mark.parametrize("solver", ["dpm_solver_pp", "heun", "unipc", "sde_dpm_solver_pp"])
+def with_constants(process, times):
+    """A table that adds something whatever the network says."""
+    return table(process, times[:-1], [[0.9, 0.05, 0.1], [0, 0.5, 1]], constant=[times[1:], -times[1:]])
+
+
+@pytest.mark.parametrize("solver", ["dpm_solver_pp", "heun", "unipc", "sde_dpm_solver_pp", with_constants])
 def test_dualfast_corrects_every_answer(solver, x64):
-    solver = js.solvers.registry[solver]
+    solver = js.solvers.registry.get(solver, solver)
     times = js.schedules.half_log_snr(VP, 6)
     plain = build(solver, VP, times)
     noise = problem.NOISE

@@ -71,7 +71,9 @@ def dualfast(
         corrected.append([_plus(sample, pulled), *others, _times(c * sigma / alpha, estimate), _times(1 + c, estimate)])
     first = [opening / sigma, *[0] * (inner.registers - 1), 1 - opening, -opening * alpha / sigma]
     draws = [*noise, 0] if inner.stochastic else None
-    return table(process, t, [*corrected, first], draws, inner.rows.extra)
+    added = inner.rows.constant
+    constant = None if added is None else [*[added[:, i] for i in range(inner.registers)], 0]
+    return table(process, t, [*corrected, first], draws, inner.rows.extra, constant)
 
 
 def _times(factor: PerStep, entry: Entry) -> Entry:
