@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -113,7 +114,9 @@ def _discrete(
     grid, continuous = _discrete_grid(options, log_alpha, steps, timesteps, sigmas)
     high, last = float(grid.sigmas[0]), float(grid.sigmas[-1])
     leading = options["timestep_spacing"] == "leading"
-    sampler = solvers.registry[name](grid.process, jnp.asarray(grid.times), **chosen)
+    solve = lambda times: solvers.registry[name](grid.process, times, **chosen)
+    solve = jax.jit(solve) if name.endswith("_ancestral") else solve  # made step by step: one program is faster
+    sampler = solve(jnp.asarray(grid.times))
     if continuous:  # levels beyond any table: the network is EDM's, for data of unit variance
         start = math.hypot(high, 1) if leading else high
         return grid.recipe(sampler, options, name, chosen, start=start, sigma_data=1.0)
