@@ -14,7 +14,7 @@ over noisy data at ``u``, with ``f' = (1 - l) y' - l' y - m'`` the derivative al
 Jacobian-vector product, ``l'`` a difference of the grid. They depend on the half-log-SNR alone, so those of a network
 hold on every process it is converted to; and on the data's law without guidance, as the authors measure them.
 
-Source: Zheng, Lu, Chen & Zhu 2023, DPM-Solver-v3 (arXiv 2310.13268), eq. 5 - 11 and appendix B.1.
+Source: Zheng, Lu, Chen & Zhu 2023, DPM-Solver-v3 (arXiv 2310.13268), section 3.1 and appendix.
 """
 
 from __future__ import annotations

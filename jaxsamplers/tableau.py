@@ -112,9 +112,8 @@ class Tableau:
 
             def mix(like: Array, *values: Array) -> Array:
                 terms = [v if f is None else f.astype(like.dtype) * v for f, v in zip(factors, values, strict=True)]
-                if row.constant is not None:
-                    terms.append(jnp.broadcast_to(row.constant[i].astype(like.dtype), like.shape))
-                return functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
+                mixed = functools.reduce(jnp.add, terms) if terms else jnp.zeros_like(like)
+                return mixed if row.constant is None else mixed + row.constant[i].astype(like.dtype)
 
             return jax.tree.map(mix, state.x, *[sources[j] for j in used])
 

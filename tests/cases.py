@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -25,7 +26,7 @@ class Case:
 
     ``order``: of convergence to the probability flow on a half-log-SNR grid; ``calls(steps)``: network calls;
     ``affine``: exact at every row when the denoiser is constant; ``from_noise``: may start where there is no signal;
-    ``stochastic``: draws noise.
+    ``stochastic``: draws noise; ``rounding``: of what is exact, more where coefficients are quadratures.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     affine: bool = True
     from_noise: bool = True
     stochastic: bool = False
+    rounding: float = 1e-8
 
     def __call__(self, process, times):
         return self.solver(process, times, **self.options)
@@ -43,6 +45,13 @@ class Case:
 
 def _case(name, order=1.0, *, options=None, label=None, **known):
     return Case(label or name, js.solvers.registry[name], options or {}, order, **known)
+
+
+def statistics():
+    """Of no network; under such ones a constant denoiser is solved exactly."""
+    u = np.linspace(-12, 12, 4801)
+    linear = 1 / (1 + 0.5 * np.exp(u))
+    return js.statistics.Statistics(u, linear, linear - 1, 0 * linear)
 
 
 CASES = [
@@ -84,6 +93,16 @@ CASES = [
         3.0,
         options={"order": 2, "prediction": "epsilon", "variant": "bh1"},
         label="unipc-2-epsilon",
+        from_noise=False,
+    ),
+    _case("unic", 3.0, options={"solver": functools.partial(js.solvers.dpm_solver_pp, variant="exact")}),
+    Case("dpm_solver_v3-2", js.solvers.dpm_solver_v3, {"statistics": statistics(), "order": 2}, 2.0, rounding=1e-5),
+    _case(
+        "deis_rk",
+        3.0,
+        options={"lower_order_final": False},
+        label="deis_rk-full",
+        calls=lambda steps: 3 * steps,
         from_noise=False,
     ),
     _case("deis", 2.0, options={"order": 1}, label="deis-1", from_noise=False),

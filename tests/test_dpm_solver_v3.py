@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
-from tests.cases import like
+from tests.cases import like, statistics
 from tests.reference import problem
 from tests.replay import replay
+from tests.test_solvers import exact_problem
 
 VP = js.processes.vp_linear()
 MEAN, VARIANCE = np.array([0.7, -0.4]), np.array([0.3, 1.5])
@@ -104,6 +105,17 @@ def test_statistics_of_a_mixture_beat_unipc(x64, tmp_path):
         ours = error(built(steps)(times, known))
         unipc = min(error(jax.jit(lambda t, k=k: js.solvers.unipc(VP, t, order=k))(times)) for k in (2, 3))
         assert ours < 0.75 * unipc
+
+
+def test_third_order_is_three(x64):
+    """Whatever the statistics, if they are smooth; without the corrector, whose gain hides the order at this error."""
+    process, model, x, exact = exact_problem("vp_linear")
+    solve = jax.jit(
+        lambda t: js.sample(js.solvers.dpm_solver_v3(process, t, statistics=statistics(), corrector="none"), model, x)
+    )
+    errors = [np.linalg.norm(solve(js.schedules.half_log_snr(process, n)) - exact, axis=-1).mean() for n in (128, 256)]
+    assert errors[1] < 1e-5
+    assert abs(np.log2(errors[0] / errors[1]) - 3) < 0.25
 
 
 def test_damaged_files_are_refused(tmp_path):

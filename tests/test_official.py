@@ -28,10 +28,10 @@ def agree(samplers, prefix, steps):
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_dpm_solver(steps, x64):
-    """All of theirs but singlestep order 3 of "taylor", which has a second derivative that no paper has.
+    """Noises and estimates, multistep and singlestep, orders 1 to 3.
 
-    They fall to lower orders at the end only below 10 steps. Their multistep order 3 has half the quadratic term, their
-    "taylor" is our "exact"; in singlestep order 2 it is another rule than the paper's, which is "dpmsolver".
+    They fall to lower orders at the end only below 10 steps. Their multistep order 3 has half the quadratic term
+    (``curvature=0.5``) and their "taylor" is our "exact"; singlestep methods are the papers', their "dpmsolver".
     """
 
     @jax.jit
@@ -56,7 +56,7 @@ def test_dpm_solver(steps, x64):
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_unipc(steps, x64):
-    """Both predictions, bh1 and bh2, and the corrector after any predictor: UniP-2 of bh2 is the midpoint rule."""
+    """Both predictions, bh1 and bh2, orders 1 to 3; they always end with lower orders."""
 
     @jax.jit
     def build():

@@ -41,7 +41,7 @@ def test_consistency_at_every_row(case, process, x64):
         np.testing.assert_allclose(implied[:, 0] * eps[1], implied[:, 1] * eps[0], atol=1e-9)
         assert (np.diff(np.abs(implied[:, 0])) < 0).all()
     else:
-        np.testing.assert_allclose(implied, jnp.broadcast_to(eps, implied.shape), rtol=1e-8)
+        np.testing.assert_allclose(implied, jnp.broadcast_to(eps, implied.shape), rtol=case.rounding)
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
@@ -83,6 +83,7 @@ def test_one_compilation_for_every_solver_and_schedule_of_a_shape():
         draw(js.solvers.dpm_solver_pp(PROCESS, times), NOISE, KEY)
     assert len(traces) == 1
     single = [case(PROCESS, TIMES) for case in CASES if case.calls(6) == 6]
+    single = [sampler for sampler in single if sampler.rows.constant is None]  # those add a sum to the program
     for sampler in single:
         draw(js.pad(sampler, max(other.registers for other in single)), NOISE, KEY)
     assert len(single) > 4

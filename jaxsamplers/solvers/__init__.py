@@ -7,6 +7,7 @@ from collections.abc import Callable
 from jaxsamplers.solvers.accelerated import accelerated_ddim, accelerated_ddpm
 from jaxsamplers.solvers.ancestral import (
     ancestral,
+    dpm2_ancestral,
     dpm_solver_pp_singlestep_ancestral,
     dpm_solver_singlestep_ancestral,
 )
@@ -32,7 +33,7 @@ from jaxsamplers.solvers.runge_kutta import euler, heun, midpoint, pseudo_correc
 from jaxsamplers.solvers.sa_solver import sa_solver
 from jaxsamplers.solvers.sde_singlestep import sde_dpm_solver_pp_singlestep
 from jaxsamplers.solvers.seeds import seeds
-from jaxsamplers.solvers.singlestep import dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
+from jaxsamplers.solvers.singlestep import dpm2, dpm_solver_pp_singlestep, dpm_solver_singlestep, fast_orders
 from jaxsamplers.solvers.successive_refinement import successive_refinement
 from jaxsamplers.solvers.unipc import unic, unipc
 from jaxsamplers.tableau import Tableau
@@ -54,6 +55,8 @@ registry: dict[str, Callable[..., Tableau]] = {
     "edm_stochastic": edm_stochastic,
     "restart": restart,
     "dpm_solver_singlestep_ancestral": dpm_solver_singlestep_ancestral,
+    "dpm2": dpm2,
+    "dpm2_ancestral": dpm2_ancestral,
     "dpm_solver_pp_singlestep_ancestral": dpm_solver_pp_singlestep_ancestral,
     "sde_dpm_solver_pp_singlestep": sde_dpm_solver_pp_singlestep,
     "unic": unic,
@@ -95,6 +98,8 @@ __all__ = [
     "ddpm_learned_variance",
     "deis",
     "deis_rk",
+    "dpm2",
+    "dpm2_ancestral",
     "dpm_solver",
     "dpm_solver_pp",
     "dpm_solver_pp_singlestep",

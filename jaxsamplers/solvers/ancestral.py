@@ -103,3 +103,20 @@ def dpm_solver_pp_singlestep_ancestral(
     return ancestral(
         process, times, solver=solver, eta=eta, noise_scale=noise_scale, lower_order_final=lower_order_final
     )
+
+
+def dpm2_ancestral(
+    process: Process,
+    times: Float[Array, " n+1"],
+    *,
+    eta: float | Float[Array, " n"] = 1.0,
+    noise_scale: float = 1.0,
+    lower_order_final: bool = True,
+) -> Tableau:
+    """k-diffusion's ancestral DPM2, stochastic: two network calls a step, one in the last.
+
+    It is ``dpm_solver_singlestep_ancestral(order=2)``; arguments and errors as there.
+    """
+    return dpm_solver_singlestep_ancestral(
+        process, times, order=2, eta=eta, noise_scale=noise_scale, lower_order_final=lower_order_final
+    )

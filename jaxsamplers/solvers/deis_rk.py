@@ -8,8 +8,8 @@ linear part, so any explicit method ``(a, b, c)`` solves it without harm: stage 
 
 "2heun" is the scheme that Karras et al. take. A method that asks at ``rho'`` itself cannot end at the clean end.
 
-Source: Zhang & Chen 2023, DEIS (arXiv 2204.13902), section 4 and appendix H.4; the methods are those of the authors'
-code, and in every textbook.
+Source: Zhang & Chen 2023, DEIS (arXiv 2204.13902), the rho-RK family, with the methods of the authors' code; Hairer,
+Norsett & Wanner 1993, Solving ordinary differential equations I.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ too. "pseudo" estimates each derivative from as few values as can be: less accur
 The authors' integrals are trapezoids on the statistics' grid and their times are moved to its levels; here ``l``, ``s``
 and ``b`` are cubic between levels, so that order 3 is kept, the integrals are Simpson's, and the times any.
 
-Source: Zheng, Lu, Chen & Zhu 2023, DPM-Solver-v3 (arXiv 2310.13268), eq. 8 - 14, algorithms 1 - 2 and appendix B.
+Source: Zheng, Lu, Chen & Zhu 2023, DPM-Solver-v3 (arXiv 2310.13268), sections 3.1 - 3.3, and the authors' code.
 """
 
 from __future__ import annotations

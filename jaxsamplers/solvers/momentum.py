@@ -10,8 +10,8 @@ the sample diverges. A velocity, an average over the past that starts at the fir
 With ``nabla v_n = v_n - v_{n-1}`` and Adams-Bashforth's ``1 + nabla / 2 + 5 nabla^2 / 12 + ...``, the second undoes the
 delay of the average: ``c_k = gamma_k + (1 / beta - 1) gamma_{k-1}``. Order ``r`` keeps the terms below ``nabla^r``; the
 weights are those of equal steps, and ``beta = 1`` is iPNDM. A fractional order of the paper is ours rounded up, with
-``beta`` its fraction: GHVB 1.8 is ``order=2, beta=0.8``. (The authors' DPM-Solver++ with momentum has its velocity start
-in the first step of order 2, and none in steps of order 1.)
+``beta`` its fraction: GHVB 1.8 is ``order=2, beta=0.8``. (The authors' DPM-Solver++ with momentum has its velocity
+start in the first step of order 2, and none in steps of order 1.)
 
 Source: Wizadwongsa, Chinchuthakun, Khungurn, Raj & Suwajanakorn 2024, Diffusion sampling with momentum for mitigating
 divergence artifacts (arXiv 2307.11118), sections 4.1 - 4.2.

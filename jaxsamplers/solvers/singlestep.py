@@ -60,6 +60,15 @@ def dpm_solver_singlestep(
     return _singlestep(process, g, order, lower_order_final, kernel, "epsilon")
 
 
+def dpm2(process: Process, times: Float[Array, " n+1"], *, lower_order_final: bool = True) -> Tableau:
+    """k-diffusion's DPM2 (diffusers' KDPM2), second order: two network calls a step, one in the last.
+
+    The midpoint method in ``sigma / alpha`` with a geometric midpoint, which is ``dpm_solver_singlestep(order=2)``.
+    Arguments and errors as there.
+    """
+    return dpm_solver_singlestep(process, times, order=2, lower_order_final=lower_order_final)
+
+
 def dpm_solver_pp_singlestep(
     process: Process, times: Float[Array, " n+1"], *, order: int | Sequence[int] = 2, lower_order_final: bool = True
 ) -> Tableau:

@@ -106,7 +106,7 @@ def unic(
     Raises:
         ValueError: a solver that draws noise, adds constants or takes several calls a step, or an argument that is not
             allowed.
-    Source: Zhao et al. 2023 (arXiv 2302.04867), section 3.1: "UniC can be applied after any off-the-shelf solver".
+    Source: Zhao et al. 2023 (arXiv 2302.04867), section 3.1, which lets UniC follow any solver.
     """
     x, value, _, corrector, g = rules("unic", process, times, order, prediction, variant)
     inner = solver(process, times)

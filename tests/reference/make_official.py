@@ -73,10 +73,13 @@ def main(paths):
         solver = dpm_solver.DPM_Solver(network(schedule), schedule, algorithm_type=kind)
         for steps in STEPS:
             for order in (1, 2, 3):
-                for method in ("multistep", "singlestep"):
-                    for variant in ("dpmsolver", "taylor"):
-                        out = solver.sample(start, steps, 1.0, 1e-3, order, "logSNR", method, solver_type=variant)
-                        keep(f"{kind}_{method}_{order}_{variant}_{steps}", out)
+                for method, variant in (
+                    ("multistep", "dpmsolver"),
+                    ("multistep", "taylor"),
+                    ("singlestep", "dpmsolver"),
+                ):
+                    out = solver.sample(start, steps, 1.0, 1e-3, order, "logSNR", method, solver_type=variant)
+                    keep(f"{kind}_{method}_{order}_{variant}_{steps}", out)
 
     schedule = unipc.NoiseScheduleVP("linear")
     for prediction in ("noise_prediction", "data_prediction"):
