@@ -1,8 +1,8 @@
 """diffusers' grids in NumPy and float64: tables of betas, timesteps shown to the network, noise levels.
 
-diffusers 0.39 computes the same in float32, so that its levels differ in the seventh digit (final samples by 1e-6, at most
-2e-4, in the configurations of the tests), and a timestep that falls on an integer but for rounding may come out one
-lower there (the first one of a cosine table with karras, exponential or beta sigmas does).
+diffusers 0.39 computes the same in float32, so that its levels differ in the seventh digit (its samples by 1e-6, at
+most 2e-4, over the configurations of the tests), and a timestep that falls on an integer but for rounding may come out
+one lower there (the first one of a cosine table with karras, exponential or beta sigmas does).
 """
 
 from __future__ import annotations
