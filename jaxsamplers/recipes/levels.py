@@ -24,9 +24,12 @@ def betas(options: Options) -> Numbers:
     """The table of betas, before any rescaling."""
     n = checks.integer("num_train_timesteps", options["num_train_timesteps"], low=1, high=10**6)
     if options["trained_betas"] is not None:
-        table = np.asarray(options["trained_betas"], np.float64)
-        if table.ndim != 1 or not len(table) or not ((table > 0) & (table < 1)).all():
-            raise ValueError("trained_betas must be a list of numbers in (0, 1)")
+        try:
+            table = np.asarray(options["trained_betas"], np.float64)
+        except (TypeError, ValueError):
+            table = np.zeros(n)
+        if table.shape != (n,) or not ((table > 0) & (table < 1)).all():
+            raise ValueError(f"trained_betas must be a list of num_train_timesteps={n} numbers in (0, 1)")
         return table
     first, last = options["beta_start"], options["beta_end"]
     if not 0 < first <= last < 1:

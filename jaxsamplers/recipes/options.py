@@ -200,6 +200,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "interpolation_type": ("linear", "log_linear"),
     "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction"),
 }
+POSITIVE = (
+    *("rho", "shift", "flow_shift", "sigma_data", "sigma_min", "sigma_max", "beta_start", "beta_end"),
+    *("clip_sample_range", "sample_max_value", "timestep_scaling"),
+)
+FRACTIONS = ("dynamic_thresholding_ratio", "shift_terminal")
 
 
 def read(config: Mapping[str, Any] | str | Path) -> tuple[str, dict[str, Any]]:
@@ -229,12 +234,19 @@ def read(config: Mapping[str, Any] | str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def _typed(name: str, key: str, value: Any, default: Any) -> None:
+    if value is None:
+        return
     if key in CHOICES:
         checks.one_of(key, value, CHOICES[key])
-    wanted = float if isinstance(default, float) else type(default)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    fine = value is None or default is None or (number if wanted is float else isinstance(value, wanted))
-    if wanted is int and isinstance(value, bool):
-        fine = False
+    number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and (key not in POSITIVE or value < INFINITY)
+    )
+    if key in POSITIVE or key in FRACTIONS or isinstance(default, float):
+        fine, wanted = number and not math.isnan(value), "a number"
+    else:
+        wrong_bool = isinstance(value, bool) and not isinstance(default, bool)
+        fine, wanted = default is None or (isinstance(value, type(default)) and not wrong_bool), f"like {default!r}"
     if not fine:
-        raise ValueError(f"{name}'s {key} must be like {default!r}, got {value!r}")
+        raise ValueError(f"{name}'s {key} must be {wanted}, got {value!r}")
+    if key in POSITIVE or key in FRACTIONS:
+        checks.within(key, value, 0.0, 1.0 if key in FRACTIONS else INFINITY, above=key in POSITIVE)
