@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxsamplers as js
 
@@ -176,6 +177,12 @@ CASES = [
 ]
 DETERMINISTIC = [case for case in CASES if not case.stochastic]
 STOCHASTIC = [case for case in CASES if case.stochastic]
+
+
+def on_processes(quick: str, *, slow: str = ""):
+    """Parametrise by the process's name: on some always, on the others in the slow run."""
+    names = [*quick.split(), *[pytest.param(name, marks=pytest.mark.slow) for name in slow.split()]]
+    return pytest.mark.parametrize("name", names)
 
 
 def name_of(case: Case) -> str:

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # LLVM's, after XLA's: a third of the suite's time
 
 
 @pytest.fixture(autouse=True, scope="module")

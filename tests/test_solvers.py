@@ -11,7 +11,7 @@ import pytest
 
 import jaxsamplers as js
 from jaxsamplers.solvers.grid import phi
-from tests.cases import CASES, DETERMINISTIC, PROCESSES, STOCHASTIC, like, mixture, name_of
+from tests.cases import CASES, DETERMINISTIC, PROCESSES, STOCHASTIC, like, mixture, name_of, on_processes
 from tests.linear_gaussian import moments
 
 KEY = jax.random.key(2)
@@ -31,7 +31,7 @@ def exact_problem(name):
 
 
 @pytest.mark.parametrize("case", DETERMINISTIC, ids=name_of)
-@pytest.mark.parametrize("name", ["vp_linear", "edm", "rectified_flow"])
+@on_processes("vp_linear rectified_flow", slow="edm")
 def test_order_of_convergence(case, name, x64):
     """The slope of log error is the method's order, to 0.25; to 0.6 for order 4, whose first steps are lower."""
     process, model, x, exact = exact_problem(name)
@@ -46,7 +46,7 @@ def test_order_of_convergence(case, name, x64):
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-@pytest.mark.parametrize("name", ["vp_linear", "edm"])
+@on_processes("edm", slow="vp_linear")
 def test_finite_in_float32_for_any_number_of_steps(case, name):
     process = PROCESSES[name]
     for steps in (1, 3, 1000):
@@ -65,7 +65,7 @@ TO_CLEAN = {
 @pytest.mark.parametrize(
     ("process", "case"),
     [
-        pytest.param(p, c, id=f"{p}-{c.name}")
+        pytest.param(p, c, id=f"{p}-{c.name}", marks=[pytest.mark.slow] if p == "edm" else [])
         for c in CASES
         for p in TO_CLEAN
         if not c.name.endswith("-full") and (c.affine or p != "vp_linear") and (c.from_noise or p != "rectified_flow")
@@ -88,7 +88,7 @@ def test_the_step_to_the_clean_end_returns_the_estimate(case, process):
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-@pytest.mark.parametrize("name", ["vp_linear", "edm"])
+@on_processes("vp_linear", slow="edm")
 def test_float32_agrees_with_float64(case, name):
     process = PROCESSES[name]
     solve = jax.jit(lambda times, model, noise: js.sample(_quiet(case(process, times)), model, noise, KEY))
@@ -108,7 +108,7 @@ def _quiet(sampler):
 
 
 @pytest.mark.parametrize("case", STOCHASTIC, ids=name_of)
-@pytest.mark.parametrize("name", PROCESSES)
+@on_processes("vp_linear rectified_flow", slow="vp_cosine edm")
 def test_stochastic_solvers_keep_the_marginals_of_a_point(case, name, x64):
     """Data at one point: mean and variance are exact at every row, at the time that the next one is shown."""
     process = PROCESSES[name]
@@ -122,7 +122,7 @@ def test_stochastic_solvers_keep_the_marginals_of_a_point(case, name, x64):
 
 
 @pytest.mark.parametrize("case", STOCHASTIC, ids=name_of)
-@pytest.mark.parametrize("name", PROCESSES)
+@on_processes("vp_linear rectified_flow", slow="vp_cosine edm")
 def test_stochastic_solvers_converge_to_the_marginals_of_a_gaussian(case, name, x64):
     """Data ``N(0.8, 0.5)``: the error of the final variance falls at least at first order (exact recursion)."""
     process = PROCESSES[name]
