@@ -159,7 +159,8 @@ class Empirical:
             points = _centre_points(points, origin, x).astype(x.dtype)
             dot = jnp.matmul(flat, points.T, precision=HIGHEST)
             logits = log_weights + self._log_likelihood(alpha * dot, alpha**2 * jnp.sum(points**2, axis=1), flat, total)
-            new_top = jnp.maximum(top, jnp.max(logits, axis=1))
+            # a constant for derivatives, which do not depend on it: that of a maximum is NaN where XLA rounds twice
+            new_top = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(logits, axis=1)))
             old, new = jnp.exp(top - new_top), jnp.exp(logits - new_top[:, None])
             total_mean = old[:, None] * mean + jnp.matmul(new, points, precision=HIGHEST)
             return (new_top, old * mass + jnp.sum(new, axis=1), total_mean), None

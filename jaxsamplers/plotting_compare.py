@@ -55,6 +55,9 @@ def compare(
     size = (7.5, 5.0) if len(panels) == 1 else (4.2 * columns, 3.4 * lines)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    fewest = np.median([calls[0] for calls, _ in curves.values()])  # a method of long steps makes fewer than it may
+    most = max(calls[-1] for calls, _ in curves.values())
+    grid[0, 0].set(xscale="log", xlim=(fewest / 1.35, most * 1.15))
     for number, axes in enumerate(grid.flat):
         if number < len(panels):
             _panel(axes, curves, panels[number])
@@ -108,7 +111,8 @@ def _panel(axes: Any, curves: Mapping[str, Curve], names: Sequence[str]) -> None
         axes.loglog(
             calls, error, linestyle=style, color=COLOURS[i], marker=MARKERS[i], markersize=4.5, label=name, zorder=3
         )
-    ticks = _ticks([float(c) for calls, _ in curves.values() for c in calls])
+    left = axes.get_xlim()[0]
+    ticks = _ticks([float(c) for calls, _ in curves.values() for c in calls if c >= left])
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.25, linewidth=0.6)
