@@ -12,7 +12,7 @@ sample, or the benchmark stops: a ratio of different computations would say noth
     k-diffusion  its sampling functions; PyTorch eager, and with the network compiled
     diffrax      ``diffeqsolve`` at fixed steps, jitted
 
-Peers that are not installed are left out by name. Install them with ``pip install diffusers torch k-diffusion``.
+(hackable_diffusion is no installable package.) Peers that are not installed are left out by name. Install them with ``pip install diffusers torch k-diffusion``.
 """
 
 from __future__ import annotations
