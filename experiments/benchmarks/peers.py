@@ -12,8 +12,8 @@ sample, or the benchmark stops: a ratio of different computations would say noth
     k-diffusion  its sampling functions; PyTorch eager, and with the network compiled
     diffrax      ``diffeqsolve`` at fixed steps, jitted
 
-Peers that are not installed are left out by name: ``pip install diffusers torch k-diffusion``. hackable_diffusion is not
-among them, because its repository is not an installable package.
+Peers that are not installed are left out by name: ``pip install diffusers torch k-diffusion``. hackable_diffusion is
+not among them, because its repository is not an installable package.
 """
 
 from __future__ import annotations
