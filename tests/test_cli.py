@@ -143,6 +143,9 @@ def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeyp
         (["compare", "--problem", "mixtur"], "unknown problem 'mixtur': did you mean mixture"),
         (["compare", "--solver", "hein"], "unknown solver 'hein': did you mean heun"),
         (["compare", "--schedule", "karas"], "unknown schedule 'karas': did you mean karras"),
+        (["compare", "--problem", "json:loads"], "there is no problem json:loads: loads() missing 1 required"),
+        (["compare", "--problem", "os:getcwd"], "os:getcwd must return a jaxsamplers.problems.Problem, got str"),
+        (["sample", "--solver", "restart", "--option", "intervals=3"], "option intervals is no plain value"),
         (["compare", "--problem", "no.such:thing"], "there is no problem no.such:thing: No module named 'no'"),
     ],
 )

@@ -29,7 +29,7 @@ def compare(options: argparse.Namespace) -> None:
 
     from jaxsamplers import comparison, leaderboard
 
-    problems = {name.rpartition(":")[2]: problem_of(name)() for name in named}
+    problems = {name.rpartition(":")[2]: problem_of(name) for name in named}
     with jax.enable_x64(True):
         process = make()
         grids, left_out = schedules_of(options, process, budgets)

@@ -15,6 +15,7 @@ from jaxsamplers import checks, schedules
 
 if TYPE_CHECKING:
     from jaxsamplers.core import Sampler
+    from jaxsamplers.problems import Problem
 
 INFINITE_ENDS = {"rectified_flow", "trigonometric"}  # half-log-SNR schedules need t_start and t_end there
 
@@ -65,17 +66,20 @@ def usual_schedule(options: argparse.Namespace) -> str:
     return "uniform" if options.process in INFINITE_ENDS else "half_log_snr"
 
 
-def problem_of(name: str) -> Callable[[], Any]:
-    """A named problem, or a function of one's own as ``package.module:function``."""
+def problem_of(name: str) -> Problem:
+    """A named problem, or what a function of one's own, ``package.module:function``, returns."""
+    from jaxsamplers import problems
+
     module, colon, function = name.partition(":")
     if not colon:
-        from jaxsamplers import problems
-
-        return checks.look_up("problem", name, problems.registry)
+        return checks.look_up("problem", name, problems.registry)()
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        problem = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"there is no problem {name}: {error}") from error
+    if not isinstance(problem, problems.Problem):
+        raise ValueError(f"{name} must return a jaxsamplers.problems.Problem, got {type(problem).__name__}")
+    return problem
 
 
 def build(solver: Callable[..., Sampler], process: Any, times: Any, options: Mapping[str, Any]) -> Sampler:
@@ -108,7 +112,9 @@ def _solver_option(known: Mapping[str, Any], item: str) -> tuple[str, Any]:
     value, default = _value(text), known[name]
     kinds = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
     kind = type(default)
-    if kind in kinds and type(value) is not kind and not (kind is float and type(value) is int):
+    if kind not in kinds:
+        raise ValueError(f"option {name} is no plain value and can only be given in Python")
+    if type(value) is not kind and not (kind is float and type(value) is int):
         raise ValueError(f"option {name} must be {kinds[kind]}, such as its default {default}, got {text!r}")
     return name, value
 
