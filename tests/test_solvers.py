@@ -223,6 +223,8 @@ TIMES = js.schedules.uniform(VP, 4)
     [
         (lambda: js.solvers.ddim(VP, TIMES, eta=1.5), "eta must be at least 0 and at most 1, got 1.5"),
         (lambda: js.solvers.ddim(VP, TIMES, eta=float("nan")), "eta must be at least 0"),
+        (lambda: js.solvers.restart(VP, TIMES, intervals=3), "intervals must map an index to"),
+        (lambda: js.solvers.dpm_solver_v3(VP, TIMES, statistics=3), "statistics must be a Statistics"),
         (lambda: js.solvers.dpm_solver_pp(VP, TIMES, order=4), "order must be from 1 to 3, got 4"),
         (lambda: js.solvers.dpm_solver_pp(VP, TIMES, order=2.0), "order must be an integer, got 2.0"),
         (lambda: js.solvers.dpm_solver_pp(VP, TIMES, variant="exakt"), "unknown variant 'exakt': did you mean exact"),

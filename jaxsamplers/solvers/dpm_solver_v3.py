@@ -87,6 +87,8 @@ def dpm_solver_v3(
     checks.one_of("variant", variant, ("exact", "pseudo"))
     checks.one_of("corrector", corrector, ("exact", "pseudo", "none"))
     g = steps(process, times)
+    if not isinstance(statistics, Statistics):
+        raise ValueError(f"statistics must be a Statistics (see empirical_statistics), got {statistics!r}")
     statistics = validate(statistics)
     _check_cover(statistics, g)
     i = _integrals(statistics, g, order + 1)

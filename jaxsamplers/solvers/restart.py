@@ -61,6 +61,8 @@ def restart(
         middle = (last + 1) // 2
         high, low = times[middle - 1], times[middle]
         intervals = {middle: (jnp.stack([high, (high + low) / 2, low]), 1)}
+    if not isinstance(intervals, Mapping):
+        raise ValueError(f"intervals must map an index to (times of the way down, how often), got {intervals!r}")
 
     def piece(times: Times, up: Array | None) -> Tableau:
         """The way along ``times``, and by noise up to the time ``up``; the end of the run if that is ``None``."""
