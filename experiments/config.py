@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.files import write_text
+from jaxsamplers.records.files import write_text
 
 Settings = TypeVar("Settings")
 

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import optax
 
 import jaxsamplers as js
-from experiments import checkpoints
 from experiments.networks import NetworkSettings, build
 from jaxsamplers import checks, metrics
+from jaxsamplers.records import checkpoints
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key, PyTree

@@ -27,11 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsamplers as js
-from experiments import checkpoints, config, digits, history
+from experiments import config, digits
 from experiments.digits import SHEET, Settings, Training
-from experiments.files import write_text
-from experiments.progress import progress
 from jaxsamplers import datasets, plotting
+from jaxsamplers.records import checkpoints, history
+from jaxsamplers.records.files import write_text
+from jaxsamplers.records.progress import progress
 
 IMAGES = 96
 

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checkpoints, config, digits, history, train_digits
+from experiments import config, digits, train_digits
 from experiments.networks import NetworkSettings, build
-from experiments.progress import progress
 from jaxsamplers import datasets, plotting
+from jaxsamplers.records import checkpoints, history
+from jaxsamplers.records.progress import progress
 
 ROOT = Path(__file__).parents[1]
 LINEN = ROOT / "configs" / "train_digits_linen.py"
@@ -30,7 +31,8 @@ TINY = ["network.width=16", "network.depth=1", "network.patch=4", "sample.count=
 TINY += ["train.batch=16", "train.warmup=0", "train.chunk=10", "train.checkpoint=20", "train.steps=60"]
 HANG = """
 import sys, time
-from experiments import history, train_digits
+from experiments import train_digits
+from jaxsamplers.records import history
 
 append = history.append
 

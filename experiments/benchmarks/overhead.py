@@ -47,7 +47,7 @@ from rich.table import Table
 import jaxsamplers as js
 from experiments import config
 from experiments.benchmarks.timing import interleaved
-from experiments.progress import progress
+from jaxsamplers.records.progress import progress
 
 Model = Callable[[Array, Array], Array]
 Cell = dict[str, Any]  # one line of a table

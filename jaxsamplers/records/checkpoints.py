@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from experiments.files import write_text
+from jaxsamplers.records.files import write_text
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from experiments.files import write_text
+from jaxsamplers.records.files import write_text
 
 
 def append(path: str | Path, row: dict[str, Any]) -> None:

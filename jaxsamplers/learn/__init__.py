@@ -1,0 +1,39 @@
+"""Learned schedules and solvers: parameters, objectives and one fit loop, and searches that need no gradient.
+
+    parameters = js.learn.parameters(process, steps=8, network_times=True, coefficients=True)
+    build      = js.learn.builder(js.solvers.unipc, process, order=3)
+    pairs      = js.learn.teach(teacher, model, noises)
+    result     = js.learn.fit(js.learn.endpoint(build, model), parameters, optimizer=optax.adam(3e-2),
+                              batches=js.learn.batches(pairs, 64), steps=500)
+    js.recipes.save("unipc8.json", build(result.parameters))
+"""
+
+from jaxsamplers.learn.builder import Builder, builder
+from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
+from jaxsamplers.learn.objectives import absolute, endpoint, features, pseudo_huber, squared, trajectory
+from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
+from jaxsamplers.learn.parameters import Parameters, parameters
+from jaxsamplers.learn.residuals import with_residuals
+
+__all__ = [
+    "Builder",
+    "NotFinite",
+    "Pairs",
+    "Parameters",
+    "Plateau",
+    "Result",
+    "absolute",
+    "batches",
+    "builder",
+    "draws",
+    "endpoint",
+    "features",
+    "fit",
+    "pairs",
+    "parameters",
+    "pseudo_huber",
+    "squared",
+    "teach",
+    "trajectory",
+    "with_residuals",
+]
