@@ -9,6 +9,7 @@
 """
 
 from jaxsamplers.learn.builder import Builder, builder
+from jaxsamplers.learn.dynamic import gits, oss, shortest_path
 from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
 from jaxsamplers.learn.objectives import absolute, endpoint, features, pseudo_huber, squared, trajectory
 from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
@@ -29,9 +30,12 @@ __all__ = [
     "endpoint",
     "features",
     "fit",
+    "gits",
+    "oss",
     "pairs",
     "parameters",
     "pseudo_huber",
+    "shortest_path",
     "squared",
     "teach",
     "trajectory",
