@@ -15,6 +15,7 @@ from jaxsamplers.learn.objectives import absolute, endpoint, features, pseudo_hu
 from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
 from jaxsamplers.learn.parameters import Parameters, parameters
 from jaxsamplers.learn.residuals import with_residuals
+from jaxsamplers.learn.unified import unified
 
 __all__ = [
     "Builder",
@@ -39,5 +40,6 @@ __all__ = [
     "squared",
     "teach",
     "trajectory",
+    "unified",
     "with_residuals",
 ]
