@@ -8,9 +8,11 @@
     js.recipes.save("unipc8.json", build(result.parameters))
 """
 
+from jaxsamplers.learn.align_your_steps import align_your_steps, subdivide
 from jaxsamplers.learn.builder import Builder, builder
 from jaxsamplers.learn.dynamic import gits, oss, shortest_path
 from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
+from jaxsamplers.learn.klub import Klub, klub, klub_gaussian, klub_intervals, klub_objective
 from jaxsamplers.learn.objectives import absolute, endpoint, features, pseudo_huber, squared, trajectory
 from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
 from jaxsamplers.learn.parameters import Parameters, parameters
@@ -19,12 +21,14 @@ from jaxsamplers.learn.unified import unified
 
 __all__ = [
     "Builder",
+    "Klub",
     "NotFinite",
     "Pairs",
     "Parameters",
     "Plateau",
     "Result",
     "absolute",
+    "align_your_steps",
     "batches",
     "builder",
     "draws",
@@ -32,12 +36,17 @@ __all__ = [
     "features",
     "fit",
     "gits",
+    "klub",
+    "klub_gaussian",
+    "klub_intervals",
+    "klub_objective",
     "oss",
     "pairs",
     "parameters",
     "pseudo_huber",
     "shortest_path",
     "squared",
+    "subdivide",
     "teach",
     "trajectory",
     "unified",
