@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -205,17 +206,18 @@ def by_hand(ready: Ready, make: Any, options: dict[str, Any], budget: int) -> tu
     """The best schedule to learn from, by the training noises, and the best on the noises of the test, with its row."""
     process, found = ready.process, []
     ends = np.asarray([process.t_max, process.t_min], np.float32)
+    steps = steps_within(lambda n: make(process, js.schedules.uniform(process, n), **options), budget)
+    if isinstance(steps, str):
+        raise ValueError(steps)
+    build = jax.jit(functools.partial(make, **options))
     for name, schedule in js.schedules.registry.items():
-        steps = steps_within(lambda n, s=schedule: make(process, s(process, n), **options), budget)
-        if isinstance(steps, str):
-            continue
         try:
             times = schedule(process, steps)
         except ValueError:
             continue
         if not np.allclose(np.asarray(times)[[0, -1]], ends, rtol=1e-4, atol=1e-6):
             continue  # it solves over another range
-        sampler = make(process, times, **options)
+        sampler = build(process, times)
         train = distances(ready.model, sampler, ready.train).mean()
         found.append((train, distances(ready.model, sampler, ready.test).mean(), name, times, sampler))
     start = min(found, key=lambda entry: entry[0])[3]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import jaxsamplers as js
@@ -67,17 +66,12 @@ class Task(NamedTuple):
 Method = Callable[[Task], "Sampler | Times"]  # times are for the task's own solver
 
 
-def distance(x: Array, y: Array) -> Float[Array, " batch"]:
-    """The logarithm of the mean squared difference: every sample counts, not only those that end far away."""
-    return jnp.log(js.learn.squared(x, y) + 1e-10)
-
-
 def by_gradient(task: Task, **parts: bool) -> tuple[js.learn.Builder, Parameters]:
     """End-to-end distillation of whichever parts are on."""
     steps = len(task.times) - 1
     build = js.learn.builder(task.solver, task.process, **task.options)
     parameters = js.learn.parameters(task.process, steps, schedule=task.times, calls=task.calls, **parts)
-    objective = js.learn.endpoint(build, task.model, distance=distance)
+    objective = js.learn.endpoint(build, task.model, distance=js.learn.rms)
     found = js.learn.fit(
         objective,
         parameters,
@@ -122,11 +116,64 @@ def only_coefficients(task: Task) -> Sampler:
     return build(parameters)
 
 
+def align_your_steps(task: Task) -> Times:
+    """The coordinate search on the KLUB, stopped by the error on the validation noises."""
+    if not float(task.times[-1]):
+        raise NotForThis("the KLUB of a step to the clean end is infinite")
+
+    def error(times: Times) -> Array:
+        return _error(task.solver, tuple(task.options.items()), task.process, times, task.model, task.check)
+
+    data, key = task.data[:256], task.key
+    return js.learn.align_your_steps(
+        task.process, task.model, data, task.times, key, sweeps=10, metric=error, patience=3
+    )
+
+
+def gits(task: Task) -> Times:
+    """Dynamic programming on the teacher's path, by how far straight steps leave it."""
+    coordinate = "edm" if float(task.process.alpha(task.times[0])) else "flow"
+    few = task.train.x[: task.batch]
+    return js.learn.gits(task.process, task.model, few, _fine(task), len(task.times) - 1, coordinate=coordinate)
+
+
+def oss(task: Task) -> Times:
+    """Dynamic programming with the student's own samples."""
+    return js.learn.oss(task.process, task.model, task.train.x[: task.batch], _fine(task), len(task.times) - 1)
+
+
+def usf(task: Task) -> Sampler:
+    """Evolution over times, and over order, prediction and corrector of each step."""
+    if task.solver is not js.solvers.unipc:
+        raise NotForThis("it searches among UniPC's steps")
+    pairs = js.learn.pairs(task.train.x[: task.batch], task.train.goal[: task.batch])
+    found = js.learn.usf(
+        task.key, task.process, task.model, pairs, _fine(task), len(task.times) - 1, start=task.times,
+        distance=js.learn.rms, generations=30,
+    )  # fmt: skip
+    return found.sampler
+
+
 registry: dict[str, Method] = {
     "schedule": schedule,
     "network times": network_times,
     "all": coefficients,
+    "AYS": align_your_steps,
+    "GITS": gits,
+    "OSS": oss,
+    "USF": usf,
 }
+
+
+def _fine(task: Task) -> Times:
+    """Sixty steps on the curve of the hand-made schedule."""
+    return js.schedules.interpolate(task.process, task.times, 60)
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "options"))
+def _error(solver: Any, options: Any, process: Process, times: Times, model: Model, pairs: Pairs) -> Array:
+    sampler = solver(process, times, **dict(options))
+    return js.learn.rms(js.sample(sampler, model, pairs.x), pairs.goal).mean()
 
 
 def _validate(objective: Any, pairs: Pairs, parameters: Any) -> Float[Array, ""]:

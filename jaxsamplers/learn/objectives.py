@@ -33,6 +33,11 @@ def squared(x: PyTree, y: PyTree) -> PerSample:
     return _mean(lambda d: d**2, x, y)
 
 
+def rms(x: PyTree, y: PyTree) -> PerSample:
+    """Root of the mean squared difference: the distance itself, so that its mean is the mean error of a sample."""
+    return jnp.sqrt(squared(x, y) + 1e-12)  # the square root of 0 has no gradient
+
+
 def absolute(x: PyTree, y: PyTree) -> PerSample:
     """Mean absolute difference."""
     return _mean(jnp.abs, x, y)
