@@ -36,7 +36,7 @@ from jaxsamplers.learn.klub import SPREAD, check, interval, klub
 from jaxsamplers.processes import Process
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key, PyTree
+    from jaxtyping import Array, Float, Int, Key, PyTree
 
     Nodes = Float[Array, " n+1"]
 
@@ -58,7 +58,7 @@ def align_your_steps(
     draws: int | None = None,
     report: Callable[..., None] | None = None,
 ) -> Nodes:
-    """A schedule between the same ends with a smaller KLUB; ``44 (n - 1) draws`` network calls a sweep.
+    """A schedule between the same ends with a smaller KLUB; about ``46 n draws`` network calls a sweep.
 
     Schedules of one length share a compiled program, and ``times`` need not be near the result.
 
@@ -92,10 +92,11 @@ def align_your_steps(
     def search(times: Nodes, stage: int) -> Nodes:
         """The best of the schedules after each sweep: the last, or by ``metric`` in the first stage."""
         ask = None if stage else metric
+        nodes = _nodes(len(times) - 1, new=stage > 0)
         best, least, stale = times, np.inf if ask is None else _number("metric", ask(times)), 0
         for done in range(1, sweeps + 1):
             before = times
-            times, value = sweep(before, halves=(1,) if stage else (1, 2))
+            times, value = sweep(before, nodes)
             numbers = {"klub": _number("KLUB", value), "steps": len(times) - 1}
             if ask is None:
                 best = times
@@ -139,7 +140,13 @@ def subdivide(process: Process, times: Nodes) -> Nodes:
     return schedules.validate(process, jnp.append(pairs, times[-1]))
 
 
-@functools.partial(jax.jit, static_argnames=("halves", "draws"))
+def _nodes(steps: int, new: bool) -> Int[np.ndarray, "halves k"]:
+    """The nodes to place together: the odd ones and then, unless only these are new, the even ones."""
+    halves = [np.arange(first, steps, 2) for first in ((1,) if new or steps == 2 else (1, 2))]
+    return np.stack([np.pad(half, (0, len(halves[0]) - len(half)), mode="edge") for half in halves])
+
+
+@functools.partial(jax.jit, static_argnames="draws")
 def _sweep(
     process: Process,
     model: Model,
@@ -147,29 +154,27 @@ def _sweep(
     key: Key[Array, ""],
     c: float,
     times: Nodes,
+    halves: Int[Array, "halves k"],
     *,
-    halves: tuple[int, ...],
     draws: int,
 ) -> tuple[Nodes, Float[Array, ""]]:
-    """Place the nodes of each half, every second one from the given, and the KLUB afterwards."""
+    """Place the nodes of one half after the other; and the KLUB afterwards."""
 
-    def step(number: Array, noisy: Array, clean: Array) -> Array:
+    def step(of: tuple[Array, Array, Array]) -> Array:
+        number, noisy, clean = of
         return interval(process, model, noisy, clean, x0, jax.random.fold_in(key, number), c, draws)
 
-    for first in halves:
-        nodes = jnp.arange(first, len(times) - 1, 2)
-        if not len(nodes):
-            continue
+    def place(times: Nodes, nodes: Int[Array, " k"]) -> tuple[Nodes, None]:
         candidates = _candidates(process, times)[nodes]
-        flat = jnp.repeat(nodes, candidates.shape[1]), candidates.reshape(-1)
-
-        def cost(of: tuple[Array, Array], times: Nodes = times) -> Array:
-            node, t = of
-            return step(node - 1, times[node - 1], t) + step(node, t, times[node + 1])
-
-        costs = jax.lax.map(cost, flat).reshape(candidates.shape)
+        like = lambda values: jnp.broadcast_to(values[:, None], candidates.shape)
+        before = like(nodes - 1), like(times[nodes - 1]), candidates
+        after = like(nodes), candidates, like(times[nodes + 1])
+        steps = jax.tree.map(lambda *sides: jnp.stack(sides).reshape(-1), before, after)
+        costs = jnp.sum(jax.lax.map(step, steps).reshape(2, *candidates.shape), axis=0)
         chosen = jnp.argmin(jnp.where(jnp.isnan(costs), jnp.inf, costs), axis=1)  # of equal ones the first, its place
-        times = times.at[nodes].set(jnp.take_along_axis(candidates, chosen[:, None], axis=1)[:, 0])
+        return times.at[nodes].set(jnp.take_along_axis(candidates, chosen[:, None], axis=1)[:, 0]), None
+
+    times, _ = jax.lax.scan(place, times, halves)
     return times, klub(process, model, times, x0, key, c=c, draws=draws)
 
 

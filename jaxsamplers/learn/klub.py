@@ -211,9 +211,9 @@ def interval(
     x = _mix(alpha, centre(data, process.origin), sigma, normal_like(near, data))
     further = _mix(alpha_noisy / alpha, x, rest, normal_like(far, data))
 
-    better = model(uncentre(x, process.origin), t)
-    worse = model(uncentre(further, process.origin), jnp.broadcast_to(noisy, t.shape))
-    squares = jax.tree.map(lambda a, b: jnp.sum((a - b).astype(t.dtype).reshape(draws, -1) ** 2, axis=1), better, worse)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[uncentre(z, process.origin) for z in (x, further)])
+    answers = jax.lax.map(lambda of: model(*of), (both, jnp.stack([t, jnp.broadcast_to(noisy, t.shape)])))
+    squares = jax.tree.map(lambda m: jnp.sum((m[0] - m[1]).astype(t.dtype).reshape(draws, -1) ** 2, axis=1), answers)
     return whole * scale / (2 * c**2) * jnp.mean(sum(jax.tree.leaves(squares)) * (1 + y) / y)
 
 
