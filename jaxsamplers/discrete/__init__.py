@@ -9,26 +9,36 @@ Time runs from 1, noise, to 0, clean. ``model`` returns logits of the Bayes post
 that was trained on something else is wrapped by ``js.discrete.denoiser``.
 """
 
-from jaxsamplers.discrete import chain, survival, text
+from jaxsamplers.discrete import chain, orders, survival, text
 from jaxsamplers.discrete.categorical import Categorical, categorical
 from jaxsamplers.discrete.denoisers import Denoiser, denoiser, from_bayes, predictions, to_bayes
+from jaxsamplers.discrete.first_hitting import FirstHitting, first_hitting
+from jaxsamplers.discrete.ordered import OrderedSampler, ordered
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
 from jaxsamplers.discrete.table import TokenTable, only
+from jaxsamplers.discrete.two_stage import TwoStage, theta_rk2, theta_trapezoidal
 
 registry = {
     "ancestral": ancestral,
     "analytic": analytic,
     "euler": euler,
     "tau_leaping": tau_leaping,
+    "theta_trapezoidal": theta_trapezoidal,
+    "theta_rk2": theta_rk2,
     "remasking": remasking,
+    "ordered": ordered,
+    "first_hitting": first_hitting,
 }
 
 __all__ = [
     "Categorical",
     "Denoiser",
+    "FirstHitting",
+    "OrderedSampler",
     "Replacement",
     "TokenTable",
+    "TwoStage",
     "categorical",
     "chain",
     "denoiser",
@@ -36,6 +46,7 @@ __all__ = [
     "marginal",
     "masked",
     "only",
+    "orders",
     "posterior",
     "predictions",
     "registry",

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsamplers import checks
-from jaxsamplers.core import Model, SolverState, fold_in, new_state, take_rows
+from jaxsamplers.core import Model, S, SolverState, fold_in, new_state, take_rows
 from jaxsamplers.discrete.categorical import categorical
 from jaxsamplers.discrete.leaps import at_most_one, rules
 from jaxsamplers.discrete.processes import Replacement
@@ -122,7 +122,7 @@ def table(
     return TokenTable(Rows(t, step, jnp.full(count, exact), jnp.full(count, False)), process, None, rule)
 
 
-def only(sampler: TokenTable, active: Bool[Array, "..."]) -> TokenTable:
+def only(sampler: S, active: Bool[Array, "..."]) -> S:
     """The same sampler for the positions in ``active``; the others keep the tokens they start with.
 
     For prompts and infilling (``active = ~known``, start from ``jnp.where(known, given, noise)``) and for sequences of
@@ -137,7 +137,7 @@ def only(sampler: TokenTable, active: Bool[Array, "..."]) -> TokenTable:
     """
     if not jnp.issubdtype(jnp.result_type(active), jnp.bool_):
         raise ValueError(f"active must be boolean, one entry a position, got {jnp.result_type(active)}")
-    return dataclasses.replace(sampler, active=active)
+    return dataclasses.replace(sampler, active=active)  # type: ignore[type-var]
 
 
 def tokens(x: Tokens, states: int) -> Tokens:

@@ -1,0 +1,64 @@
+"""Orders in which masks become tokens: what comes first when a step may clean so many positions and no more.
+
+An order is a function ``(key, x, estimate) -> priority``, one number a position, the highest first; it never sees which
+positions may move at all, masks that are not padding: that is the sampler's business. All of these look at the
+posterior only, not at a token drawn from it, so that one position at a time is exact in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+
+from jaxsamplers.discrete.categorical import Categorical
+from jaxsamplers.discrete.randomness import bits, unit
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
+
+    Tokens = Int[Array, "..."]
+    Priority = Float[Array, "..."]
+
+Order = Callable[..., Any]
+
+
+def random(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
+    """Any position alike: the order of training."""
+    return unit(bits(key, x.shape))
+
+
+def left_to_right(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
+    """As a reader does."""
+    return jnp.broadcast_to(-jnp.arange(x.shape[-1], dtype=jnp.float32), x.shape)
+
+
+def confidence(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
+    """The position whose likeliest token is likeliest. Source: Nie et al. 2025, LLaDA (arXiv 2502.09992), sec. 2.4."""
+    return -jnp.log(estimate.total)  # the likeliest token has weight 1
+
+
+def margin(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
+    """The position whose likeliest token is furthest ahead. Source: Kim et al. 2025 (arXiv 2502.06768), sec. 4.1."""
+    logits = estimate.logits
+    best = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1)[..., None]
+    second = jnp.where(best, -jnp.inf, logits).max(-1)
+    return -jnp.expm1(second - estimate.peak) / estimate.total
+
+
+def entropy(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
+    """The position of least entropy. Source: Ye et al. 2025, Dream (arXiv 2508.15487), sec. 2.3, its "entropy"."""
+    surplus = estimate.logits - estimate.peak[..., None]
+    possible = jnp.isfinite(surplus)
+    mean = jnp.where(possible, jnp.exp(surplus) * jnp.where(possible, surplus, 0.0), 0.0).sum(-1) / estimate.total
+    return mean - jnp.log(estimate.total)
+
+
+registry: dict[str, Order] = {
+    "random": random,
+    "left_to_right": left_to_right,
+    "confidence": confidence,
+    "margin": margin,
+    "entropy": entropy,
+}
