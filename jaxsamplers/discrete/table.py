@@ -175,4 +175,4 @@ def grid(process: Replacement, times: Times, name: str) -> Times:
     """
     if not isinstance(process, Replacement):
         raise TypeError(f"{name} needs a masked, uniform or marginal process, got {process!r:.60}")
-    return validate(process, times)  # type: ignore[arg-type]
+    return validate(process, times)

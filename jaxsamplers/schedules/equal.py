@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from jaxtyping import Array
 
     from jaxsamplers.processes import Process
-    from jaxsamplers.schedules.grid import Times
+    from jaxsamplers.schedules.grid import Range, Times
 
 
-def uniform(process: Process, steps: int, *, t_start: float | None = None, t_end: float | None = None) -> Times:
+def uniform(process: Range, steps: int, *, t_start: float | None = None, t_end: float | None = None) -> Times:
     """Equal steps in time: ``t_i = t_0 + u (t_N - t_0)``."""
     return between(process, steps, t_start, t_end, lambda t: t, lambda u: u)
 
 
-def quadratic(process: Process, steps: int, *, t_start: float | None = None, t_end: float | None = None) -> Times:
+def quadratic(process: Range, steps: int, *, t_start: float | None = None, t_end: float | None = None) -> Times:
     """Equal steps in ``sqrt(t)``. Source: Song et al. 2021, DDIM (arXiv 2010.02502), app. D.2."""
     return between(process, steps, t_start, t_end, lambda t: where_positive(jnp.sqrt, t, 0.0), jnp.square)
 

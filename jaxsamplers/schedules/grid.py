@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import jax.numpy as jnp
 
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     Times = Float[Array, " n+1"]
 
 
-def validate(process: Process, times: Times) -> Times:
+class Range(Protocol):
+    """All that a schedule in time itself needs of a process, of whatever kind of data."""
+
+    @property
+    def t_min(self) -> float:
+        """Where schedules end by default."""
+
+    @property
+    def t_max(self) -> float:
+        """Where they start."""
+
+
+def validate(process: Range, times: Times) -> Times:
     """``times`` as an array, after every check that can be made on it.
 
     Raises:
@@ -76,14 +88,14 @@ def resample(values: Float[Array, " n"], steps: int) -> Times:
     return jnp.interp(jnp.linspace(0.0, 1.0, steps + 1), jnp.linspace(0.0, 1.0, size), values)
 
 
-def ends(process: Process, t_start: float | None, t_end: float | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def ends(process: Range, t_start: float | None, t_end: float | None) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The times to start and to end at, the process's range by default."""
     start = jnp.asarray(process.t_max if t_start is None else t_start, jnp.result_type(float))
     return start, jnp.asarray(process.t_min if t_end is None else t_end, jnp.result_type(float))
 
 
 def between(
-    process: Process,
+    process: Range,
     steps: int,
     t_start: float | None,
     t_end: float | None,
