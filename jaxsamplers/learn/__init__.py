@@ -10,10 +10,12 @@
 
 from jaxsamplers.learn.align_your_steps import align_your_steps, subdivide
 from jaxsamplers.learn.builder import Builder, builder
+from jaxsamplers.learn.decisions import Found, autodiffusion, choose, search, usf
 from jaxsamplers.learn.dynamic import gits, oss, shortest_path
+from jaxsamplers.learn.evolution import Generation, evolve, kernel_ridge
 from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
 from jaxsamplers.learn.klub import Klub, klub, klub_gaussian, klub_intervals, klub_objective
-from jaxsamplers.learn.objectives import absolute, endpoint, features, pseudo_huber, squared, trajectory
+from jaxsamplers.learn.objectives import absolute, endpoint, features, pseudo_huber, rms, squared, trajectory
 from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
 from jaxsamplers.learn.parameters import Parameters, parameters
 from jaxsamplers.learn.residuals import with_residuals
@@ -21,6 +23,8 @@ from jaxsamplers.learn.unified import unified
 
 __all__ = [
     "Builder",
+    "Found",
+    "Generation",
     "Klub",
     "NotFinite",
     "Pairs",
@@ -29,13 +33,17 @@ __all__ = [
     "Result",
     "absolute",
     "align_your_steps",
+    "autodiffusion",
     "batches",
     "builder",
+    "choose",
     "draws",
     "endpoint",
+    "evolve",
     "features",
     "fit",
     "gits",
+    "kernel_ridge",
     "klub",
     "klub_gaussian",
     "klub_intervals",
@@ -44,11 +52,14 @@ __all__ = [
     "pairs",
     "parameters",
     "pseudo_huber",
+    "rms",
+    "search",
     "shortest_path",
     "squared",
     "subdivide",
     "teach",
     "trajectory",
     "unified",
+    "usf",
     "with_residuals",
 ]

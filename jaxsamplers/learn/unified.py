@@ -47,8 +47,8 @@ def unified(
         process: the noise process.
         times: ``n + 1`` decreasing times. A step to the clean end is always first order: it returns the estimate.
         order: how many values each step combines, 1 to ``highest``; the first steps use those there are.
-        prediction: what is extrapolated: "x0" or "epsilon" for all steps, or for each 0 (the estimate) or 1 (the noise),
-            for which the signal must not vanish at the first time.
+        prediction: what is extrapolated: "x0" or "epsilon" for all steps, or 0 (the estimate) or 1 (the noise) for
+            each, which needs signal at the first time.
         corrected: which steps are taken again when the value at their end is known; for the last it never is.
         variant: "bh1", "bh2" or "exact", as in ``unipc``.
         highest: the largest order there may be, 1 to 4: so many values are remembered.
