@@ -111,9 +111,8 @@ def entropies(vocab: int, draws: int, chunk: int = 100_000) -> None:
     masks = lambda state: (state.x == 1).mean()
     run = jax.jit(lambda s, x: js.run(s, lambda x, t: jnp.zeros((*x.shape, 1)), x, KEY, record=masks)[1])
     left = np.asarray(run(sampler, jnp.ones(1_000_000, jnp.int32)))
-    print(
-        f"1,024 steps: masks left differ from 1 - alpha by {np.abs(left - np.linspace(1, 0, 1025)[1:]).max():.5f} at most"
-    )
+    off = np.abs(left - np.linspace(1, 0, 1025)[1:]).max()
+    print(f"1,024 steps: masks left differ from 1 - alpha by {off:.5f} at most")
 
 
 def main() -> None:

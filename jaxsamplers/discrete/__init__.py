@@ -9,10 +9,19 @@ Time runs from 1, noise, to 0, clean. ``model`` returns logits of the Bayes post
 that was trained on something else is wrapped by ``js.discrete.denoiser``.
 """
 
-from jaxsamplers.discrete import chain, orders, survival, text
+from jaxsamplers.discrete import chain, orders, randomness, survival, text
 from jaxsamplers.discrete.categorical import Categorical, categorical
+from jaxsamplers.discrete.d3pm import D3PM, d3pm
 from jaxsamplers.discrete.denoisers import Denoiser, denoiser, from_bayes, predictions, to_bayes
 from jaxsamplers.discrete.first_hitting import FirstHitting, first_hitting
+from jaxsamplers.discrete.matrices import (
+    Matrices,
+    absorbing_steps,
+    gaussian_steps,
+    neighbour_steps,
+    transition_matrices,
+    uniform_steps,
+)
 from jaxsamplers.discrete.ordered import OrderedSampler, ordered
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
@@ -29,30 +38,39 @@ registry = {
     "remasking": remasking,
     "ordered": ordered,
     "first_hitting": first_hitting,
+    "d3pm": d3pm,
 }
 
 __all__ = [
+    "D3PM",
     "Categorical",
     "Denoiser",
     "FirstHitting",
+    "Matrices",
     "OrderedSampler",
     "Replacement",
     "TokenTable",
     "TwoStage",
+    "absorbing_steps",
     "categorical",
     "chain",
     "denoiser",
     "from_bayes",
+    "gaussian_steps",
     "marginal",
     "masked",
+    "neighbour_steps",
     "only",
     "orders",
     "posterior",
     "predictions",
+    "randomness",
     "registry",
     "survival",
     "text",
     "to_bayes",
+    "transition_matrices",
     "uniform",
+    "uniform_steps",
     *registry,
 ]

@@ -38,8 +38,13 @@ if TYPE_CHECKING:
 class Process(Protocol):
     """What every process of tokens can do: act with its matrices on vectors."""
 
-    t_min: float
-    t_max: float
+    @property
+    def t_min(self) -> float:
+        """Where schedules end by default, the clean end."""
+
+    @property
+    def t_max(self) -> float:
+        """Where they start."""
 
     @property
     def vocab(self) -> int:

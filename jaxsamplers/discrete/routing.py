@@ -31,6 +31,7 @@ from jaxsamplers.laws import pytree
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
 
+    from jaxsamplers.discrete.noises import Noise
     from jaxsamplers.discrete.processes import Replacement
 
     Tokens = Int[Array, "..."]
@@ -93,14 +94,14 @@ def route(process: Replacement, step: Coefficients, x: Tokens, estimate: Categor
     return Route(step.clean * changed, (step.noise * share + step.refresh) * (1 - own), others)
 
 
-def take(process: Replacement, key: Key[Array, ...], x: Tokens, there: Route) -> Tokens:
+def take(pi: Noise, key: Key[Array, ...], x: Tokens, there: Route) -> Tokens:
     """Draws the move of every token."""
     word = lambda role: bits(fold_in(key, role), x.shape)
     total = there.clean + there.noise
     moves = happens(word(MOVE), total)
     to_noise = happens(word(ROUTE), there.noise / jnp.where(total > 0, total, 1.0))
     clean = there.tokens.draw(word(BLOCK), word(TOKEN))
-    noise = process.noise.draw(word(NOISE_BLOCK), word(NOISE_TOKEN), x)
+    noise = pi.draw(word(NOISE_BLOCK), word(NOISE_TOKEN), x)
     return jnp.where(moves, jnp.where(to_noise, noise, clean), x).astype(x.dtype)
 
 

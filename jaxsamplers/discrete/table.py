@@ -81,7 +81,7 @@ class TokenTable:
         """One network call, and a move of every token."""
         logits = self.process.clean(model(state.x, row.time), state.x)
         assert state.key is not None
-        moved = take(self.process, fold_in(state.key, state.step), state.x, self.route(row, state.x, logits))
+        moved = take(self.process.noise, fold_in(state.key, state.step), state.x, self.route(row, state.x, logits))
         if self.ends_greedily:
             moved = jax.lax.cond(row.greedy, lambda: self._likeliest(state.x, logits), lambda: moved)
         return SolverState(moved, (), state.key, state.step + 1)

@@ -100,7 +100,7 @@ class TwoStage:
         assert state.key is not None
         rates = self.rates(row, state.x, model(state.x, row.time))
         here, there = self.route(row, state.x, rates, state.memory)
-        moved = take(self.process, fold_in(state.key, state.step), here, there)
+        moved = take(self.process.noise, fold_in(state.key, state.step), here, there)
         kept = jax.tree.map(lambda new, old: jnp.where(row.keep, new, old), (state.x, rates), state.memory)
         return SolverState(moved, kept, state.key, state.step + 1)
 
