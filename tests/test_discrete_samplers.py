@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import jaxsamplers as js
 from jaxsamplers.discrete.chain import chain_posterior
@@ -84,6 +86,60 @@ def test_prompts_and_padding_stay(name):
     np.testing.assert_array_equal(jnp.where(active, 2, x), 2)
     assert (x < 3).all()
     assert (x != 2).any()
+
+
+@pytest.mark.parametrize("name", ["ancestral", "uniform", "ordered", "first_hitting"])
+def test_samples_do_not_depend_on_devices(name):
+    sampler, x = SAMPLERS[name], start(SAMPLERS[name], 16)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put(x, NamedSharding(mesh, P("data")))
+    with jax.set_mesh(mesh):
+        out = draw(sampler, sharded, KEY).x
+    assert {shard.data.shape for shard in out.addressable_shards} == {(2, 6)}
+    np.testing.assert_array_equal(out, draw(sampler, x, KEY).x)
+
+
+def test_samplers_of_one_kind_share_a_program():
+    """Other times, another law, remasking, other active positions: numbers only."""
+    traces = []
+
+    @jax.jit
+    def run(sampler, x):
+        traces.append(1)
+        return js.sample(sampler, network, x, KEY)
+
+    mask = jnp.full((2, 6), 3)
+    for sampler in (
+        D.ancestral(MASKED, TIMES),
+        D.euler(MASKED, jnp.sqrt(TIMES)),
+        D.remasking(MASKED, TIMES, share=0.5),
+        D.ancestral(D.masked(3, D.survival.log_linear(0.01)), TIMES),
+    ):
+        run(sampler, mask)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("kind", ["masked", "uniform", "cosine"])
+def test_laws_have_gradients_in_times(kind):
+    """From the very first time to the clean end, none is NaN, and the inner ones equal finite differences."""
+    process = {"masked": MASKED, "uniform": UNIFORM, "cosine": D.masked(3, D.survival.cosine())}[kind]
+    x = jnp.array([[0, 1, 2], [2, 2, 0]]) if kind == "uniform" else jnp.array([[3, 1, 3], [3, 3, 3]])
+
+    def loss(times):
+        sampler = D.ancestral(process, times)
+        laws = jax.vmap(lambda row: sampler.law(row, x, network(x, row.time)))(sampler.rows)
+        return (laws[..., :2] ** 2).sum()
+
+    with jax.enable_x64(True):
+        times = jnp.array([1.0, 0.7, 0.2, 0.0])
+        gradient = jax.jit(jax.grad(loss))(times)
+        assert not jnp.isnan(gradient).any()
+        value = jax.jit(loss)
+        for i in (1, 2):
+            shift = jnp.zeros(4).at[i].set(1e-6)
+            assert float(gradient[i]) == pytest.approx(
+                float(value(times + shift) - value(times - shift)) / 2e-6, rel=1e-5
+            )
 
 
 @pytest.mark.parametrize("order", ["left_to_right", "confidence", "margin", "entropy", (3, 0, 4, 2, 1)], ids=str)

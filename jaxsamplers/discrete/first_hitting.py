@@ -102,7 +102,7 @@ def first_hitting(process: Replacement, events: int) -> FirstHitting:
     Raises:
         ValueError: fewer than one event.
         TypeError: a process without masks.
-    Source: Zheng et al. 2024 (arXiv 2409.02908), proposition 4.1 and algorithm 1.
+    Source: Zheng et al. 2024 (arXiv 2409.02908), the first-hitting sampler.
     """
     checks.integer("events", events, low=1)
     if not isinstance(process, Replacement) or not process.noise.absorbing:

@@ -35,12 +35,12 @@ def left_to_right(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Pri
 
 
 def confidence(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
-    """The position whose likeliest token is likeliest. Source: Nie et al. 2025, LLaDA (arXiv 2502.09992), sec. 2.4."""
+    """The position whose likeliest token is likeliest. Source: Nie et al. 2025, LLaDA (arXiv 2502.09992)."""
     return -jnp.log(estimate.total)  # the likeliest token has weight 1
 
 
 def margin(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
-    """The position whose likeliest token is furthest ahead. Source: Kim et al. 2025 (arXiv 2502.06768), sec. 4.1."""
+    """The position whose likeliest token is furthest ahead. Source: Kim et al. 2025 (arXiv 2502.06768)."""
     logits = estimate.logits
     best = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1)[..., None]
     second = jnp.where(best, -jnp.inf, logits).max(-1)
@@ -48,7 +48,7 @@ def margin(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
 
 
 def entropy(key: Key[Array, ...], x: Tokens, estimate: Categorical) -> Priority:
-    """The position of least entropy. Source: Ye et al. 2025, Dream (arXiv 2508.15487), sec. 2.3, its "entropy"."""
+    """The position of least entropy. Source: Ye et al. 2025, Dream (arXiv 2508.15487)."""
     surplus = estimate.logits - estimate.peak[..., None]
     possible = jnp.isfinite(surplus)
     mean = jnp.where(possible, jnp.exp(surplus) * jnp.where(possible, surplus, 0.0), 0.0).sum(-1) / estimate.total

@@ -45,10 +45,10 @@ def ancestral(process: Replacement, times: Times, *, final: str = "sample") -> T
 
     Raises:
         ValueError: an unknown ``final``, or a schedule that is not allowed.
-    Source: Sahoo et al. 2024, MDLM (arXiv 2406.07524), eq. 7; Lou et al. 2024, SEDD (arXiv 2310.16834), theorem 4.1;
-        Schiff et al. 2024, UDLM (arXiv 2412.10193), eq. 11, Sahoo et al. 2025, Duo (arXiv 2506.10892), sec. 4.2 (greedy
-        tail), and Austin et al. 2021, D3PM (arXiv 2107.03006), eq. 3 and 4, all three for leave-one-out networks;
-        Vignac et al. 2023, DiGress (arXiv 2209.14734), eq. 4.
+    Source: Sahoo et al. 2024, MDLM (arXiv 2406.07524); Lou et al. 2024, SEDD (arXiv 2310.16834), the discrete Tweedie
+        theorem; Vignac et al. 2023, DiGress (arXiv 2209.14734). For leave-one-out networks Austin et al. 2021, D3PM
+        (arXiv 2107.03006), eq. 3 and 4, Schiff et al. 2024, UDLM (arXiv 2412.10193), and Sahoo et al. 2025, Duo (arXiv
+        2506.10892), whose greedy tail this ``final`` is.
     """
     checks.one_of("final", final, ("sample", "greedy"))
     times = grid(process, times, "ancestral")
@@ -60,7 +60,7 @@ def ancestral(process: Replacement, times: Times, *, final: str = "sample") -> T
 def analytic(process: Replacement, times: Times) -> TokenTable:
     """SEDD's analytic step (Tweedie tau-leaping), which is ``ancestral`` for a normalised posterior; one call a step.
 
-    Source: Lou et al. 2024, SEDD (arXiv 2310.16834), theorem 4.1.
+    Source: Lou et al. 2024, SEDD (arXiv 2310.16834), the discrete Tweedie theorem.
     """
     return ancestral(process, times)
 
@@ -78,8 +78,7 @@ def euler(process: Replacement, times: Times, *, denoise: bool = True) -> TokenT
 
     Raises:
         ValueError: infinite rates, or a schedule that is not allowed.
-    Source: Lou et al. 2024, SEDD (arXiv 2310.16834), eq. 13; on masked processes also Gat et al. 2024 (arXiv
-        2407.15595).
+    Source: Lou et al. 2024, SEDD (arXiv 2310.16834), sec. 4.
     """
     return _frozen_rates(process, times, "euler", denoise, "euler")
 
@@ -97,7 +96,7 @@ def tau_leaping(process: Replacement, times: Times, *, leap: str = "clock", deno
     Raises:
         ValueError: an unknown ``leap``, infinite rates, or a schedule that is not allowed.
     Source: Campbell et al. 2022 (arXiv 2205.14987), sec. 4.3; Gat et al. 2024 (arXiv 2407.15595), their code; the rule
-        "reject": Ren et al. 2025, Fast solvers (arXiv 2502.00234), app. D.
+        "reject": Ren et al. 2025, Fast solvers (arXiv 2502.00234).
     """
     checks.one_of("leap", leap, [rule for rule in rules if rule != "euler"])
     return _frozen_rates(process, times, leap, denoise, "tau_leaping")
@@ -118,7 +117,7 @@ def remasking(process: Replacement, times: Times, *, share: float | Float[Array,
 
     Raises:
         ValueError: ``share`` outside [0, 1], or a schedule that is not allowed.
-    Source: Wang et al. 2025, ReMDM (arXiv 2503.00307), eq. 6; its "rescale" eta is ``share a`` here, where ``1 - b <
+    Source: Wang et al. 2025, ReMDM (arXiv 2503.00307); its "rescale" eta is ``share a`` here, where ``1 - b <
         a``. The two halves for any noise: the Psi-samplers in the code of Sahoo et al. 2025, Duo (arXiv 2506.10892).
     """
     checks.within("share", share, 0.0, 1.0)

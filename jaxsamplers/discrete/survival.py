@@ -169,7 +169,7 @@ def log_linear(rest: float = 0.0) -> LogLinear:
 
     Raises:
         ValueError: ``rest`` outside [0, 1).
-    Source: Lou et al. 2024, SEDD (arXiv 2310.16834), app. C.1; Sahoo et al. 2024, MDLM (arXiv 2406.07524), sec. 5.
+    Source: Lou et al. 2024, SEDD (arXiv 2310.16834); Sahoo et al. 2024, MDLM (arXiv 2406.07524).
     """
     checks.within("rest", rest, 0.0)
     checks.within("1 - rest", 1 - rest, 0.0, above=True)
@@ -181,8 +181,8 @@ def cosine(power: float = 1.0) -> Cosine:
 
     Raises:
         ValueError: ``power`` below 1.
-    Source: Austin et al. 2021, D3PM (arXiv 2107.03006), app. A.1, whose offset 0.008 is left out; powers 1 and 2 are in
-        Sahoo et al. 2024 (arXiv 2406.07524), app. E.
+    Source: Austin et al. 2021, D3PM (arXiv 2107.03006), whose offset 0.008 is left out; powers 1 and 2 are in
+        Sahoo et al. 2024 (arXiv 2406.07524).
     """
     checks.within("power", power, 1.0)
     return Cosine(power)
@@ -191,7 +191,7 @@ def cosine(power: float = 1.0) -> Cosine:
 def sine() -> Sine:
     """``alpha = 1 - cos(pi (1 - t) / 2)``, the "cosine schedule" of MaskGIT and MD4.
 
-    Source: Chang et al. 2022, MaskGIT (arXiv 2202.04200), sec. 3.3; Shi et al. 2024, MD4 (arXiv 2406.04329), table 4.
+    Source: Chang et al. 2022, MaskGIT (arXiv 2202.04200), sec. 3.3; Shi et al. 2024, MD4 (arXiv 2406.04329).
     """
     return Sine()
 
@@ -205,7 +205,7 @@ def geometric(low: float = 1e-3, high: float = 20.0) -> Geometric:
 
     Raises:
         ValueError: unless ``0 < low < high``.
-    Source: Lou et al. 2024, SEDD (arXiv 2310.16834), app. C.1.
+    Source: Lou et al. 2024, SEDD (arXiv 2310.16834).
     """
     checks.within("low", low, 0.0, above=True)
     checks.within("high / low", high / low, 1.0, above=True)
@@ -217,7 +217,7 @@ def polynomial(power: float = 2.0) -> Polynomial:
 
     Raises:
         ValueError: ``power`` below 1.
-    Source: Shi et al. 2024, MD4 (arXiv 2406.04329), table 4.
+    Source: Shi et al. 2024, MD4 (arXiv 2406.04329).
     """
     checks.within("power", power, 1.0)
     return Polynomial(power)
