@@ -151,20 +151,17 @@ def test_gradient(x64):
 def test_gradient_descent_finds_the_least():
     """From uniform times by Adam, fresh noise in every step, through ``learn.parameters``."""
     process = js.processes.vp_linear()
-    model, data = gaussian(process, 16), gaussian_data(64, 16)
+    model, data = gaussian(process, 16), gaussian_data(256, 16)
     parameters = js.learn.parameters(process, 5, schedule=js.schedules.uniform(process, 5))
-    objective = klub_objective(process, model, c=STD)
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 150))
-
-    def step(carry, key):
-        learned, state = carry
-        at = lambda learned: objective(js.learn.Parameters(learned, parameters.start, "half_log_snr"), data, key)
-        updates, state = optimizer.update(jax.grad(at)(learned), state)
-        return (optax.apply_updates(learned, updates), state), None
-
-    start = parameters.learned, optimizer.init(parameters.learned)
-    (learned, _), _ = jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(KEY, 150)))(start)
-    found = js.learn.Parameters(learned, parameters.start, "half_log_snr").times(process)
+    result = js.learn.fit(
+        klub_objective(process, model, c=STD),
+        parameters,
+        optimizer=optax.adam(optax.cosine_decay_schedule(0.1, 150)),
+        batches=js.learn.batches(data, 64),
+        steps=150,
+        report=lambda *_, **__: None,
+    )
+    found = result.last.times(process)
     value = functools.partial(klub_gaussian, process, std=STD)
     best = value(least(process, found, STD))
     assert value(parameters.times(process)) > 1.5 * best
@@ -233,6 +230,19 @@ def test_the_metric_chooses():
     assert (found == seen[2]).all()
 
 
+def test_a_step_to_the_clean_end_stays():
+    """The rest is searched as if it were alone, and whoever judges sees all of it."""
+    process, shown = js.processes.rectified_flow(), []
+    model, data = gaussian(process, 2), gaussian_data(64, 2)
+    times = jnp.array([1.0, 0.6, 0.5, 0.1])
+    alone = align_your_steps(process, model, data, times, KEY)
+    metric = lambda times: -len(shown) if shown.append(times) is None else None
+    found = align_your_steps(process, model, data, jnp.append(times, 0.0), KEY, metric=metric)
+    np.testing.assert_array_equal(found, jnp.append(alone, 0.0))
+    np.testing.assert_array_equal(shown[-1], found)
+    assert (found[1:3] != times[1:3]).any()
+
+
 def test_doubling_places_the_new_nodes_only():
     process = js.processes.vp_linear()
     coarse, _ = searched(sweeps=3)
@@ -284,7 +294,7 @@ def test_refusals():
         klub(process, model, times, {"a": data, "b": data[:3]}, KEY)
     with pytest.raises(ValueError, match="normal noise, this process has StudentT"):
         klub(js.processes.pfgm_plus_plus(), model, times, data, KEY)
-    with pytest.raises(ValueError, match="steps of times must be at least 2"):
+    with pytest.raises(ValueError, match="steps of times before the clean end must be at least 2"):
         align_your_steps(process, model, data, times[:2], KEY)
     for name in ("sweeps", "patience"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1"):

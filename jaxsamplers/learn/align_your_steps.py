@@ -66,7 +66,8 @@ def align_your_steps(
         process: the noise process, of normal noise.
         model: the denoiser ``(x, t) -> x0``.
         x0: samples of the data ``[samples, ...]``, an array or a pytree of them.
-        times: where the search starts, two steps or more; its last time may not be the clean end.
+        times: where the search starts, of two steps or more. A last step to the clean end, whose KLUB is infinite, does
+            not count: it stays as it is, the time where it begins and all.
         key: PRNG key, of all sweeps and candidates alike.
         sweeps: at most so many over all nodes, and over the new ones after a doubling; fewer when no node moves.
         doublings: how often the number of steps is doubled: 2 takes ten steps to the authors' forty.
@@ -82,26 +83,30 @@ def align_your_steps(
         ValueError: numbers out of range, and as ``klub``.
         FloatingPointError: a KLUB or metric that is not a number, which a network with NaN answers leads to.
     """
-    times, count = check(process, times, x0, c, draws)
-    checks.integer("steps of times", len(times) - 1, low=2)
+    times = schedules.validate(process, times)
+    known = checks.concrete(process.half_log_snr(times[-1:]))
+    kept = times[-1:] if known is not None and np.isposinf(known).all() else times[:0]
+    times, count = check(process, times[: len(times) - len(kept)], x0, c, draws)
+    checks.integer("steps of times before the clean end", len(times) - 1, low=2)
     for name, value, low in (("sweeps", sweeps, 1), ("doublings", doublings, 0), ("patience", patience, 1)):
         checks.integer(name, value, low=low)
     sweep = functools.partial(_sweep, process, as_pytree(model), x0, as_key(key), c, draws=count)
     total = sweeps * (doublings + 1)
+    full = lambda times: jnp.concatenate([times, kept])
 
     def search(times: Nodes, stage: int) -> Nodes:
         """The best of the schedules after each sweep: the last, or by ``metric`` in the first stage."""
         ask = None if stage else metric
         nodes = _nodes(len(times) - 1, new=stage > 0)
-        best, least, stale = times, np.inf if ask is None else _number("metric", ask(times)), 0
+        best, least, stale = times, np.inf if ask is None else _number("metric", ask(full(times))), 0
         for done in range(1, sweeps + 1):
             before = times
             times, value = sweep(before, nodes)
-            numbers = {"klub": _number("KLUB", value), "steps": len(times) - 1}
+            numbers = {"klub": _number("KLUB", value), "steps": len(full(times)) - 1}
             if ask is None:
                 best = times
             else:
-                numbers["metric"] = _number("metric", ask(times))
+                numbers["metric"] = _number("metric", ask(full(times)))
                 stale = 0 if numbers["metric"] < least else stale + 1
                 best, least = (best, least) if stale else (times, numbers["metric"])
             if report is not None:
@@ -113,7 +118,7 @@ def align_your_steps(
     times = search(times, 0)
     for stage in range(1, doublings + 1):
         times = search(subdivide(process, times), stage)
-    return times
+    return full(times)
 
 
 def subdivide(process: Process, times: Nodes) -> Nodes:
