@@ -59,6 +59,7 @@ SOLVERS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 }
 TOLERANCE = 1e-6  # of the exact solution
 HAND = "best hand-made"
+SHARES = {"digits": 2, "trained-digits": 8}  # networks that cost more get fewer steps, noises and smaller batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,6 @@ class Settings:
         steps: gradient steps.
         batch: noises in each.
         rate: the learning rate.
-        slow: problems whose network is expensive: a quarter of the noises, the steps and the batch.
         seed: of everything random.
     """
 
@@ -90,7 +90,6 @@ class Settings:
     steps: int = 1000
     batch: int = 128
     rate: float = 0.03
-    slow: tuple[str, ...] = ("trained-digits",)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -142,8 +141,8 @@ def study(settings: Settings, out: Path) -> list[dict[str, Any]]:
 
 def prepare(settings: Settings, problem: str, kind: str, out: Path) -> Ready:
     """A problem's noises and exact solutions; kept in ``out``, since a network's take a while."""
-    share = 4 if problem in settings.slow else 1
-    sizes = [size // share for size in (settings.train, settings.check, settings.test)]
+    share = SHARES.get(problem, 1)
+    sizes = [settings.train // share, settings.check // share, settings.test]
     process, made = PROCESSES[kind](), _problem(problem)
     key = jax.random.fold_in(jax.random.key(settings.seed), list(PROBLEMS).index(problem))
     x = process.prior(key, (sum(sizes), *made.shape))
@@ -172,7 +171,7 @@ def data_of(problem: str, model: Any, count: int, key: Array) -> Float[Array, "c
 def measure(settings: Settings, ready: Ready, solver: str, budget: int, wanted: Sequence[str]) -> Any:
     """A row for each wanted method of one solver at one budget."""
     _, make, options = SOLVERS[solver]
-    share = 4 if len(ready.train.x) < settings.train else 1
+    share = settings.train // len(ready.train.x)
     start, best, hand = by_hand(ready, make, options, budget)
     calls = js.network_calls(make(ready.process, start, **options))
     if HAND in wanted:

@@ -1,7 +1,7 @@
 """Every way of learning a sampler, behind one door: a ``Task`` goes in, a sampler of as many network calls comes out.
 
-All start from the best hand-made schedule (by its error on the training noises) and see the same training noises with
-the exact solution as their goals. What none of them sees is the noises they are measured on.
+All see the same training noises with the exact solution as their goals, and start from the schedule that is best by
+hand on them, unless a method says otherwise. What none of them sees is the noises they are measured on.
 """
 
 from __future__ import annotations
@@ -117,17 +117,17 @@ def only_coefficients(task: Task) -> Sampler:
 
 
 def align_your_steps(task: Task) -> Times:
-    """The coordinate search on the KLUB, stopped by the error on the validation noises."""
+    """The coordinate search on the KLUB, from equal steps in half-log-SNR, stopped by the validation error."""
     if not float(task.times[-1]):
         raise NotForThis("the KLUB of a step to the clean end is infinite")
 
     def error(times: Times) -> Array:
         return _error(task.solver, tuple(task.options.items()), task.process, times, task.model, task.check)
 
+    first, last = float(task.times[0]), float(task.times[-1])
+    start = js.schedules.half_log_snr(task.process, len(task.times) - 1, t_start=first, t_end=last)
     data, key = task.data[:256], task.key
-    return js.learn.align_your_steps(
-        task.process, task.model, data, task.times, key, sweeps=10, metric=error, patience=3
-    )
+    return js.learn.align_your_steps(task.process, task.model, data, start, key, sweeps=10, metric=error, patience=3)
 
 
 def gits(task: Task) -> Times:
