@@ -230,6 +230,18 @@ def test_the_metric_chooses():
     assert (found == seen[2]).all()
 
 
+def test_the_estimate_never_rises():
+    """Exactly the numbers that ``klub`` gives with this key are made smaller, however few the draws."""
+    process = js.processes.vp_linear()
+    model, data = gaussian(process, 2), gaussian_data(64, 2)
+    start, seen = least(process, jnp.linspace(0.9, 0.01, 6), STD), []
+    ask = lambda times: float(seen.append(times) or 0.0)
+    align_your_steps(process, model, data, start, KEY, sweeps=12, patience=12, draws=3, metric=ask)
+    values = np.array([estimate(process, model, times, data, KEY, draws=3) for times in seen])
+    assert (np.diff(values) <= 1e-6 * values[0]).all()
+    assert values[-1] < 0.97 * values[0]
+
+
 def test_a_step_to_the_clean_end_stays():
     """The rest is searched as if it were alone, and whoever judges sees all of it."""
     process, shown = js.processes.rectified_flow(), []
