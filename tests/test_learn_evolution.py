@@ -211,8 +211,12 @@ def test_decisions_of_the_unified_solver_improve_on_where_they_began():
     pairs = task()
     error = lambda sampler: float(jnp.mean((js.sample(sampler, good, pairs.x) - pairs.goal) ** 2))
     np.testing.assert_allclose(error(found.sampler), found.fitness, rtol=1e-2)
-    begun = js.solvers.unipc(VP, START, order=2, lower_order_final=False)
+    begun = js.solvers.unipc(VP, START, order=2)
     assert found.fitness < 0.2 * error(begun)
+    seed = js.learn.usf(
+        jax.random.key(0), VP, good, pairs, FINE, 4, highest=2, start=START, generations=0, population=4
+    )
+    assert any(np.isclose(seed.evolution.fitness, error(begun), rtol=1e-3))
     again = js.learn.unified(VP, found.times, **found.decisions, highest=2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), again.rows, found.sampler.rows)
 
@@ -237,6 +241,7 @@ def test_bad_evolution_is_refused(options, message):
     [
         (lambda *a: js.learn.usf(*a, FINE, 8), "steps must be from 1 to 7, got 8"),
         (lambda *a: js.learn.usf(*a, FINE, 3, first={"order": 4}), "first order must be from 1 to 3, got 4"),
+        (lambda *a: js.learn.usf(*a, FINE, 3, first={"order": [1, 2]}), "one for each of the 3 steps, got 2"),
         (lambda *a: js.learn.usf(*a, FINE, 3, first={"odrer": 1}), "unknown decision 'odrer': did you mean order"),
         (lambda *a: js.learn.usf(*a, FINE, 3, start=FINE), r"start must be 4 times, got shape \(8,\)"),
         (lambda *a: js.learn.usf(*a, FINE, 3, rate=0.0), "rate must be above 0"),

@@ -139,8 +139,8 @@ def usf(
 ) -> Found:
     """S^3 in the unified sampling framework: times, and an order, a prediction and a corrector for each step.
 
-    Of the authors' decisions, those are missing that estimate high derivatives from fewer values or scale them, that
-    start a step elsewhere, or that save the first call.
+    The search begins with UniPC. Of the authors' decisions, those are missing that estimate high derivatives from fewer
+    values or scale them, that start a step elsewhere, or that save the first call.
 
     Args:
         key: PRNG key.
@@ -159,7 +159,8 @@ def usf(
     solver = _unified(checks.integer("highest", highest, low=1, high=4), variant)
     choices = {"order": (1, highest), "prediction": (0, 1), "corrected": (0, 1)}
     options = {"predictor": kernel_ridge} | options
-    first = {"order": min(highest, 3), "corrected": 1} | options.pop("first", {})
+    orders = [min(highest, steps - step) for step in range(checks.integer("steps", steps, low=1))]
+    first = {"order": orders, "corrected": 1} | options.pop("first", {})
     return search(key, process, model, pairs, fine_times, steps, solver, choices, first=first, **options)
 
 
@@ -174,7 +175,7 @@ def search(
     choices: Mapping[str, tuple[int, int]],
     *,
     start: Times | None = None,
-    first: Mapping[str, int] | None = None,
+    first: Mapping[str, int | Sequence[int]] | None = None,
     distance: Distance = squared,
     price: tuple[Array, Array] | None = None,
     population: int = 40,
@@ -198,8 +199,8 @@ def search(
             "model" is not the solver's but the network's, see ``choose``.
         choices: the lowest and the highest value of each decision.
         start: times near which the search begins; every so-and-so-many-th fine time by default.
-        first: decisions with which it begins; the lowest values by default. The population is this candidate, mutants
-            of it, and as many random ones.
+        first: decisions with which it begins, one for all steps or one for each; the lowest values by default. The
+            population is this candidate, mutants of it, and as many random ones.
         distance: ``(samples, goals) -> numbers``, whose mean is the fitness; any function of two batches will do.
         price: what a call of each model costs, and the most that a sample may cost.
         population: its size.
@@ -326,7 +327,7 @@ class Choice:
 
 
 def beginning(
-    fine_times: Times, steps: int, start: Times | None, ranges: Ranges, first: Mapping[str, int]
+    fine_times: Times, steps: int, start: Times | None, ranges: Ranges, first: Mapping[str, int | Sequence[int]]
 ) -> Candidate:
     """The candidate whose times are nearest to ``start``.
 
@@ -339,12 +340,20 @@ def beginning(
         if jnp.shape(start) != (steps + 1,):
             raise ValueError(f"start must be {steps + 1} times, got shape {jnp.shape(start)}")
         near = jnp.abs(fine_times - jnp.asarray(start)[:, None]).argmin(axis=1)
-    for name, value in first.items():
+    for name, given in first.items():
         checks.one_of("decision", name, ranges)
-        checks.integer(f"first {name}", value, *ranges[name])
+        each = given if isinstance(given, Sequence) else [given] * steps
+        if len(each) != steps:
+            raise ValueError(f"first {name} must be one number or one for each of the {steps} steps, got {len(each)}")
+        for value in each:
+            checks.integer(f"first {name}", value, *ranges[name])
     visited = _filled(jax.random.key(0), jnp.zeros(nodes).at[near].set(1.0), steps + 1)
-    values = {name: jnp.full(nodes, first.get(name, low)) for name, (low, _) in ranges.items()}
-    return Candidate(visited, _silent(ranges, visited, values))
+    begins = jnp.nonzero(visited, size=steps + 1)[0][:-1]
+    values = {
+        name: jnp.full(nodes, low).at[begins].set(jnp.asarray(first.get(name, low)))
+        for name, (low, _) in ranges.items()
+    }
+    return Candidate(visited, values)
 
 
 def mutate(ranges: Ranges, rate: Array, spread: Array, key: Key[Array, ""], old: Candidate) -> Candidate:
