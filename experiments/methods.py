@@ -116,6 +116,26 @@ def only_coefficients(task: Task) -> Sampler:
     return build(parameters)
 
 
+def ld3(task: Task) -> Sampler:
+    """LD3 as its authors run it: 50 noises, two at a time, a soft teacher, their optimiser and their rule for rates."""
+    steps, few = len(task.times) - 1, lambda pairs: jax.tree.map(lambda leaf: leaf[:50], pairs)
+    train, check = few(task.train), few(task.check)
+    build = js.learn.builder(task.solver, task.process, **task.options)
+    found = js.learn.fit(
+        js.learn.ld3(build, task.model, train, steps=steps),
+        js.learn.parameters(task.process, steps, schedule=task.times, calls=task.calls, network_times=True),
+        optimizer=js.learn.ld3_optimizer(steps, both_from=50),
+        batches=js.learn.batches(train, 2),
+        steps=175,
+        every=5,
+        plateau=js.learn.Plateau(5),
+        validate=jax.tree_util.Partial(_validate, js.learn.endpoint(build, task.model), check),
+        key=task.key,
+        report=lambda *_, **__: None,
+    )
+    return build(found.parameters)
+
+
 def align_your_steps(task: Task) -> Times:
     """The coordinate search on the KLUB, from equal steps in half-log-SNR, stopped by the validation error."""
     if not float(task.times[-1]):
@@ -158,6 +178,7 @@ registry: dict[str, Method] = {
     "schedule": schedule,
     "network times": network_times,
     "all": coefficients,
+    "LD3": ld3,
     "AYS": align_your_steps,
     "GITS": gits,
     "OSS": oss,
