@@ -143,7 +143,8 @@ def fit(
         batches: ``(step, key) -> batch``: ``js.learn.batches(pairs, size)`` or ``js.learn.draws(...)``.
         steps: gradient steps in all; a finished run given more goes on.
         key: of everything random; ``jax.random.key(0)`` by default.
-        validate: ``parameters -> value``, of one and the same samples each time; the chunk's mean loss by default.
+        validate: ``parameters -> value``, of one and the same samples each time, the first time before anything is
+            learned; the chunk's mean loss by default.
         every: steps between validations, which are compiled together; ``steps`` must be a multiple.
         plateau: the rule for a validation that gets no better; none by default.
         accumulate: batches whose gradients are averaged in one step.
@@ -177,6 +178,8 @@ def fit(
         )
     log = _Log(out)
     state = log.resume(state, steps)
+    if validate is not None and not int(state.step):
+        state = dataclasses.replace(state, value=_value(validate, state.parameters, state.value))
     rows = list(log.rows)
     task = Task(full, batches, validate, key)
     rule = None if plateau is None else (plateau.patience, jnp.asarray(plateau.factor), plateau.drops)
@@ -307,6 +310,13 @@ def _judge(state: State, value: Scalar, rule: tuple[int, Array, int] | None) -> 
         drops=state.drops + back,
         rate=jnp.where(back, state.rate * factor.astype(state.rate.dtype), state.rate),
     )
+
+
+@jax.jit
+def _value(validate: Validation, parameters: Any, otherwise: Scalar) -> Scalar:
+    """The validation, where it is finite: what is learned must be better than this to be kept."""
+    value = validate(parameters).astype(otherwise.dtype)
+    return jnp.where(jnp.isfinite(value), value, otherwise)
 
 
 def _over(state: State, plateau: Plateau | None) -> bool:
