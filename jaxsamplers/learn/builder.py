@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxsamplers.core import Model, sample
+from jaxsamplers.learn.compensation import compensated, corrected_register
 from jaxsamplers.learn.parameters import Parameters
 from jaxsamplers.learn.residuals import with_residuals
 from jaxsamplers.tableau import Tableau, with_extra
@@ -53,13 +54,18 @@ class Builder:
         """
         times = parameters.times(self.process)
         tableau = self.solver(self.process, times, **dict(self.options), **parameters.options())
-        for part in ("network_times", "coefficients"):
+        for part in ("network_times", "coefficients", "ratios"):
             size = len(parameters.learned.get(part, tableau.rows.time))
             if size != len(tableau):
                 raise ValueError(
                     f"{part} are for {size} network calls, but the solver makes {len(tableau)} in "
                     f"{len(times) - 1} steps: make the parameters with calls={len(tableau)}"
                 )
+        if "ratios" in parameters.learned:
+            if len(tableau) != len(times) - 1:
+                raise ValueError(f"ratios are for solvers of one network call a step, not {len(tableau)} in all")
+            ratios, register = 1 + parameters.learned["ratios"], corrected_register(self.solver)
+            tableau = compensated(tableau, tableau.rows.time, ratios, corrected=register)
         if "coefficients" in parameters.learned:
             tableau = with_residuals(tableau, parameters.learned["coefficients"], consistent=self.consistent)
         if "network_times" in parameters.learned:

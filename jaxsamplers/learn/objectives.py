@@ -38,6 +38,14 @@ def rms(x: PyTree, y: PyTree) -> PerSample:
     return jnp.sqrt(squared(x, y) + 1e-12)  # the square root of 0 has no gradient
 
 
+def log_squared(x: PyTree, y: PyTree) -> PerSample:
+    """Logarithm of the mean squared difference: minus the PSNR, but for its scale. Every sample counts by its ratio.
+
+    Source: Shaul et al. 2024, Bespoke non-stationary solvers (arXiv 2403.01329), eq. 12.
+    """
+    return jnp.log(squared(x, y) + 1e-12)
+
+
 def absolute(x: PyTree, y: PyTree) -> PerSample:
     """Mean absolute difference."""
     return _mean(jnp.abs, x, y)
