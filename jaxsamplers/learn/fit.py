@@ -19,7 +19,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,16 @@ class State:
     broken: Bool[Array, ""]
 
 
+class Remembering(Protocol):
+    """An objective that remembers something of its samples from batch to batch."""
+
+    def carried(self) -> Any:
+        """What it remembers in the beginning, a pytree of arrays."""
+
+    def value_and_grad(self, parameters: Any, batch: Any, key: Any, carried: Any) -> tuple[Any, Any, Any]:
+        """Loss, gradient, and what is remembered from now on."""
+
+
 class Plateau(NamedTuple):
     """What to do when validation gets no better.
 
@@ -116,7 +126,7 @@ class Plateau(NamedTuple):
 
 
 def fit(
-    objective: Objective,
+    objective: Objective | Remembering,
     parameters: Any,
     *,
     optimizer: optax.GradientTransformation,
