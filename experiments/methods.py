@@ -66,24 +66,14 @@ class Task(NamedTuple):
 Method = Callable[[Task], "Sampler | Times"]  # times are for the task's own solver
 
 
-def by_gradient(task: Task, **parts: bool) -> tuple[js.learn.Builder, Parameters]:
+def by_gradient(task: Task, **parts: Any) -> tuple[js.learn.Builder, Parameters]:
     """End-to-end distillation of whichever parts are on."""
     steps = len(task.times) - 1
     build = js.learn.builder(task.solver, task.process, **task.options)
     parameters = js.learn.parameters(task.process, steps, schedule=task.times, calls=task.calls, **parts)
     objective = js.learn.endpoint(build, task.model, distance=js.learn.rms)
-    found = js.learn.fit(
-        objective,
-        parameters,
-        optimizer=optimizer(task.rate, task.steps),
-        batches=js.learn.batches(task.train, task.batch),
-        steps=task.steps,
-        every=max(task.steps // 20, 1),
-        validate=jax.tree_util.Partial(_validate, objective, task.check),
-        key=task.key,
-        report=lambda *_, **__: None,
-    )
-    return build, found.parameters
+    options = _options(task, build, task.train, task.steps)
+    return build, js.learn.fit(objective, parameters, optimizer=optimizer(task.rate, task.steps), **options).parameters
 
 
 @functools.cache
@@ -136,6 +126,64 @@ def ld3(task: Task) -> Sampler:
     return build(found.parameters)
 
 
+def bns(task: Task) -> Sampler:
+    """Bespoke non-stationary solvers: schedule and free weights of all answers, for the mean logarithm of the error."""
+    steps = len(task.times) - 1
+    family = js.learn.bns(task.process, task.model, steps, solver=task.solver, schedule=task.times, **task.options)
+    return _learned(task, *family, task.train)
+
+
+def s4s_alt(task: Task) -> Sampler:
+    """S4S-Alt: weights of the last three answers, and schedule and network times, in turn; five times each."""
+    steps = _one_call_a_step(task)
+    build, start, objective = js.learn.s4s(task.process, task.model, steps, alternating=True, schedule=task.times)
+    rounds = 5 if task.steps % 10 == 0 else 1
+    phase = task.steps // (2 * rounds)
+    found = js.learn.alternate(
+        objective,
+        start,
+        optimizer=optimizer(task.rate, phase),
+        rounds=rounds,
+        **_options(task, build, task.train, phase),
+    )
+    return build(found.parameters)
+
+
+def neural_solver(task: Task) -> Sampler:
+    """Differentiable solver search: from DDIM, schedule and weights whose rows sum to one, for the whole path."""
+    steps, nodes = _one_call_a_step(task), _nodes(task)
+    coordinate = js.learn.parameters(task.process, steps, schedule=task.times).coordinate
+    family = js.learn.neural_solver(
+        task.process, task.model, steps, nodes, coordinate=coordinate, schedule=task.times, last=js.learn.absolute
+    )
+    return _learned(task, *family, js.learn.paths(task.process, task.model, task.train.x, nodes, coordinate=coordinate))
+
+
+def bespoke(task: Task) -> Sampler:
+    """The midpoint method on a path of another scale and speed, or Euler's where network calls are odd."""
+    if task.solver is not js.solvers.euler:
+        raise NotForThis("it learns Runge-Kutta methods: see what it makes of euler")
+    method, times = ("euler", task.times) if task.calls % 2 else ("midpoint", task.times[::2])
+    build, start = js.learn.bespoke(task.process, len(times) - 1, method=method, schedule=times)
+    nodes = _nodes(task)
+    objective = js.learn.bespoke_loss(build, task.model, nodes, coordinate=start.coordinate)
+    data = js.learn.paths(task.process, task.model, task.train.x, nodes, coordinate=start.coordinate)
+    return _learned(task, build, start, objective, data)
+
+
+def dc_solver(task: Task) -> Sampler:
+    """DC-Solver: one compensation ratio after the other, for the teacher's path."""
+    if task.solver is not js.solvers.unipc:
+        raise NotForThis("it compensates a predictor-corrector: see what it makes of unipc")
+    steps, nodes = _one_call_a_step(task), _nodes(task)
+    build = js.learn.builder(task.solver, task.process, **task.options)
+    start = js.learn.parameters(task.process, steps, schedule=task.times, times=False, ratios=True)
+    few = task.train.x[: task.batch]
+    whole = js.learn.paths(task.process, task.model, few, nodes, coordinate=start.coordinate)
+    places = js.learn.along(task.process, nodes, whole, task.times[1:], start.coordinate)
+    return build(js.learn.dc_solver(build, start, task.model, few, places.swapaxes(0, 1)))
+
+
 def align_your_steps(task: Task) -> Times:
     """The coordinate search on the KLUB, from equal steps in half-log-SNR, stopped by the validation error."""
     if not float(task.times[-1]):
@@ -179,11 +227,47 @@ registry: dict[str, Method] = {
     "network times": network_times,
     "all": coefficients,
     "LD3": ld3,
+    "BNS": bns,
+    "S4S-Alt": s4s_alt,
+    "NeuralSolver": neural_solver,
+    "Bespoke": bespoke,
+    "DC-Solver": dc_solver,
     "AYS": align_your_steps,
     "GITS": gits,
     "OSS": oss,
     "USF": usf,
 }
+
+
+def _options(task: Task, build: Any, data: Any, steps: int) -> dict[str, Any]:
+    """What ``fit`` is given by all of them: the same noises, judged by the same error."""
+    objective = js.learn.endpoint(build, task.model, distance=js.learn.rms)
+    return {
+        "batches": js.learn.batches(data, task.batch),
+        "steps": steps,
+        "every": next(every for every in range(max(task.steps // 20, 1), 0, -1) if steps % every == 0),
+        "validate": jax.tree_util.Partial(_validate, objective, task.check),
+        "key": task.key,
+        "report": lambda *_, **__: None,
+    }
+
+
+def _learned(task: Task, build: Any, start: Parameters, objective: Any, data: Any) -> Sampler:
+    options = _options(task, build, data, task.steps)
+    return build(js.learn.fit(objective, start, optimizer=optimizer(task.rate, task.steps), **options).parameters)
+
+
+def _one_call_a_step(task: Task) -> int:
+    if task.calls != len(task.times) - 1:
+        raise NotForThis("it makes one network call a step")
+    return task.calls
+
+
+def _nodes(task: Task) -> Times:
+    """A hundred steps of a teacher; where the half-log-SNR is infinite at an end, equal ones."""
+    if bool(jax.numpy.isfinite(task.process.half_log_snr(task.times)).all()):
+        return js.schedules.interpolate(task.process, task.times, 100)
+    return js.schedules.uniform(task.process, 100)
 
 
 def _fine(task: Task) -> Times:
