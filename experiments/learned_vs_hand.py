@@ -156,9 +156,9 @@ def prepare(settings: Settings, problem: str, kind: str, out: Path) -> Ready:
         np.save(file, np.concatenate(parts))
     goal = jnp.asarray(np.load(file))
     cuts = _cuts(sizes)
-    pairs = [js.learn.pairs(a, b) for a, b in zip(jnp.split(x, cuts), jnp.split(goal, cuts), strict=True)]
+    train, check, test = map(js.learn.pairs, jnp.split(x, cuts), jnp.split(goal, cuts))
     model = made.denoiser(process)
-    return Ready(process, model, *pairs, data_of(problem, model, sizes[-1], key))
+    return Ready(process, model, train, check, test, data_of(problem, model, sizes[-1], key))
 
 
 def data_of(problem: str, model: Any, count: int, key: Array) -> Float[Array, "count ..."]:

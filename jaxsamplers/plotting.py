@@ -60,6 +60,45 @@ def trajectory(
     _save([shown], path, labels=[f"{t:.2g}" for t in marks], title=title)
 
 
+def points(
+    clouds: Mapping[str, Float[Array, "n D"]], path: str | Path, *, title: str | None = None, columns: int = 4
+) -> None:
+    """Samples as points in their first two coordinates, a panel for each set, all on the same axes.
+
+    Args:
+        clouds: name to samples, of two coordinates or more; the first set lies behind the others in grey.
+        path: the file to write.
+        title: above the picture.
+        columns: panels in a row.
+
+    Raises:
+        ValueError: no samples, or of fewer coordinates.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    shown = {name: np.asarray(cloud) for name, cloud in clouds.items()}
+    for name, cloud in shown.items():
+        if cloud.ndim != 2 or cloud.shape[1] < 2:
+            raise ValueError(f"samples must have shape [n, D] with D > 1, but those of {name!r} have {cloud.shape}")
+    if not shown:
+        raise ValueError("there are no samples to draw")
+    columns = min(checks.integer("columns", columns, low=1), len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _figure(3.0 * columns, 3.2 * rows)
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    first = next(iter(shown.values()))
+    for panel, (name, cloud) in zip(panels, shown.items(), strict=False):
+        panel.plot(first[:, 0], first[:, 1], ".", color="0.75", markersize=3)
+        panel.plot(cloud[:, 0], cloud[:, 1], ".", color="C0", markersize=3)
+        panel.set_title(name, fontsize=9)
+        panel.set_aspect("equal")
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
 def curves(
     x: Sequence[float],
     lines: Mapping[str, Sequence[float]],

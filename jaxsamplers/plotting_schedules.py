@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxsamplers import checks
 from jaxsamplers.plotting_compare import COLOURS
 
 if TYPE_CHECKING:
@@ -76,6 +77,62 @@ def draw(
         left.set_title(name, fontsize=9 if len(name) < 30 else 7, color=colour, loc="left", weight="bold")
     if title:
         figure.text(sides["left"], 1 - 0.15 / high, title, fontsize=11, va="top")
+    figure.savefig(path, dpi=120)
+
+
+def among(
+    process: Process,
+    times: Times,
+    others: Mapping[str, Times],
+    path: str | Path,
+    *,
+    best: str | None = None,
+    asked: Float[Array, " calls"] | None = None,
+    title: str | None = None,
+) -> None:
+    """A schedule among others, as in ``draw``: those in grey, the best of them in black.
+
+    Args:
+        process: turns times into noise levels.
+        times: the schedule.
+        others: name to times.
+        path: the file to write; its ending says which format (png, pdf, svg).
+        best: which of the others to draw in black.
+        asked: the times the network is shown, if they are not the schedule's own; drawn as crosses.
+        title: above the picture.
+
+    Raises:
+        ValueError: ``best`` is none of the others.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if best is not None:
+        checks.one_of("best", best, others)
+    from matplotlib.figure import Figure
+
+    learned = _levels(process, times)
+    levels = {name: _levels(process, other) for name, other in others.items()}
+    limits = _limits([learned, *levels.values()])
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2.2, 1), sharey=True)
+    for name, level in levels.items():
+        if name != best:
+            _curve(left, level, limits, color="0.8", linewidth=0.8)
+    if best is not None:
+        _curve(left, levels[best], limits, color="black", linewidth=1.4, marker="o", markersize=4, label=best)
+        _density(right, levels[best], limits, "black")
+    _curve(left, learned, limits, color=COLOURS[0], linewidth=2.0, marker="o", markersize=5, label="learned")
+    _density(right, learned, limits, COLOURS[0])
+    if asked is not None:
+        steps = np.linspace(0, 1, len(learned))
+        each = steps[:-1] if len(asked) == len(learned) - 1 else np.linspace(0, steps[-2], len(asked))
+        shown = np.clip(_levels(process, asked), *limits)
+        left.plot(each, shown, "x", color="C3", markersize=7, label="what the network is shown", clip_on=False)
+    _frame(left, right, limits, first=True, last=True)
+    left.set_xlabel("step / steps")
+    right.set_xlabel("share of steps")
+    left.legend(fontsize=8)
+    if title is not None:
+        figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=120)
 
 
