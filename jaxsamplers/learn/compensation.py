@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxsamplers.learn.parameters import Parameters
 
 K = 2  # answers before the newest; the paper's choice
+DEGREE = 3  # of the cascade in the step
 
 WITH_CORRECTOR = (solvers.unipc, solvers.unic, solvers.dpm_solver_v3, unified)
 
@@ -108,7 +109,7 @@ def corrected_register(solver: Any) -> int | None:
 def dc_solver(
     build: Builder, parameters: Parameters, model: Model, x: PyTree, path: PyTree, *, iterations: int = 10
 ) -> Parameters:
-    """The ratios, found one after the other; ``2 n (iterations + 1)`` network calls of a small batch, one derivative.
+    """The ratios, found one after the other; ``n (iterations + 2)`` network calls of a small batch, with derivatives.
 
     Args:
         build: parameters -> sampler, deterministic and of one network call a step.
@@ -189,55 +190,58 @@ class Cascade:
     """``(calls, scale) -> ratios``, made by ``cascade``.
 
     Attributes:
-        coefficients: of powers of the step, the guidance scale and the number of calls, each as a fraction.
+        coefficients: of powers of the step, the guidance scale and the number of calls, each as a fraction, in rising
+            order. The authors' files have them falling in the last two: ``file.reshape(-1, 3, 3)[:, ::-1, ::-1]``.
         k: how many ratios stay 1.
     """
 
-    coefficients: Float[Array, "5 3 3"]
+    coefficients: Float[Array, "d+1 3 3"]
     k: int = K
 
     def __call__(self, calls: int, scale: float) -> Float[Array, " calls"]:
         """The ratios ``rho``, one a call."""
         checks.integer("calls", calls, low=1)
-        step, guidance, budget = _powers(calls, scale)
+        step, guidance, budget = _powers(calls, scale, len(self.coefficients) - 1)
         found = np.einsum("ni,j,k,ijk->n", step, guidance, budget, np.asarray(self.coefficients))
         return jnp.asarray(np.where(np.arange(calls) < self.k, 1.0, found))
 
 
-def cascade(ratios: Mapping[tuple[int, float], Float[Array, " n"]], *, k: int = K) -> Cascade:
+def cascade(ratios: Mapping[tuple[int, float], Float[Array, " n"]], *, degree: int = DEGREE, k: int = K) -> Cascade:
     """Ratios for settings that none were learned for: cascade polynomial regression.
 
-    The ratio is a polynomial of degree 4 in the step whose coefficients are polynomials of degree 2 in the guidance
-    scale, whose coefficients are polynomials of degree 2 in the number of calls. That is one polynomial with all
-    products of powers, 45 of them, and linear in its coefficients, so that least squares have a closed form where the
-    authors' program iterates; of all best fits to few settings the smallest is taken.
+    The ratio is a polynomial in the step whose coefficients are polynomials of degree 2 in the guidance scale, whose
+    coefficients are polynomials of degree 2 in the number of calls. That is one polynomial with all products of powers,
+    and linear in its coefficients, so that least squares have a closed form; of all best fits to few settings the
+    smallest is taken.
 
     Args:
         ratios: ``rho``, one a call, by number of network calls and guidance scale.
+        degree: of the polynomial in the step; 3 in the coefficients that the authors publish.
         k: how many ratios stay 1.
 
     Raises:
         ValueError: no settings, or not as many ratios as calls.
-    Source: Zhao et al. 2024 (arXiv 2409.03755), section 3.3; the fractions are of their program.
+    Source: Zhao et al. 2024 (arXiv 2409.03755), section 3.3; the fractions are of their program, which only evaluates.
     """
     checks.integer("k", k, low=1)
+    checks.integer("degree", degree, low=0)
     if not ratios:
         raise ValueError("ratios must hold at least one setting: {(calls, scale): ratios}")
     rows, values = [], []
     for (calls, scale), found in ratios.items():
         if np.shape(found) != (calls,):
             raise ValueError(f"there must be {calls} ratios for {calls} calls, got shape {np.shape(found)}")
-        step, guidance, budget = _powers(calls, scale)
+        step, guidance, budget = _powers(calls, scale, degree)
         rows.append(np.einsum("ni,j,k->nijk", step, guidance, budget).reshape(calls, -1)[k:])
         values.append(np.asarray(found, float)[k:])
     solution = np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0]
-    return Cascade(jnp.asarray(solution.reshape(5, 3, 3)), k)
+    return Cascade(jnp.asarray(solution.reshape(degree + 1, 3, 3)), k)
 
 
-def _powers(calls: int, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _powers(calls: int, scale: float, degree: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Powers of the step as a fraction of all, of the scale in twelfths and of the calls in fiftieths."""
     step = (np.arange(calls) + 1) / calls
-    return step[:, None] ** np.arange(5), (scale / 12) ** np.arange(3), (calls / 50) ** np.arange(3)
+    return step[:, None] ** np.arange(degree + 1), (scale / 12) ** np.arange(3), (calls / 50) ** np.arange(3)
 
 
 def _interpolation(

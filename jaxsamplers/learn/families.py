@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -257,6 +258,7 @@ def alternate(
     rounds: int,
     phases: Sequence[Sequence[str]] = S4S_PHASES,
     key: Key[Array, ""] | None = None,
+    out: str | pathlib.Path | None = None,
     **options: Any,
 ) -> Result:
     """Learn some parts while the others stay, in turn: each phase is a ``fit`` that goes on from the best so far.
@@ -269,6 +271,7 @@ def alternate(
         rounds: how often each phase comes.
         phases: names in ``parameters.learned``; a phase none of whose parts is learned is an error.
         key: of everything random.
+        out: a directory for checkpoints, with one of its own for each phase. A run in it goes on.
         **options: of ``fit``.
 
     Returns:
@@ -292,6 +295,7 @@ def alternate(
             optimizer=only(optimizer, names),
             steps=steps,
             key=jax.random.fold_in(key, number),
+            out=None if out is None else pathlib.Path(out) / f"phase-{number}",
             **options,
         )
         history += [row | {"step": row["step"] + number * steps} for row in found.history]

@@ -1,16 +1,20 @@
 """Numbers of DC-Solver's authors' own program on the peers' problem: ``dc_solver.npz``.
 
-    python -m tests.reference.make_dc_solver DC_SOLVER
+    python -m tests.reference.make_dc_solver DC_SOLVER SCHEDULER
 
-The argument is ``stable-diffusion/ldm/models/diffusion/dc_solver/dc_solver.py`` of github.com/wl-zhao/DC-Solver. It
-runs in float64 on equal steps in half-log-SNR of the linear variance-preserving process, from 1 to 1e-3: with given
-ratios, and searching for ratios on a path that is integrated here. Its network is written in torch, for the search
-takes its derivative.
+The arguments are ``stable-diffusion/ldm/models/diffusion/dc_solver/dc_solver.py`` and
+``diffusers/src/diffusers/schedulers/scheduling_dcsolver_multistep.py`` of github.com/wl-zhao/DC-Solver. The former runs
+in float64 on equal steps in half-log-SNR of the linear variance-preserving process, from 1 to 1e-3: with given ratios,
+and searching for ratios on a path that is integrated here. Its network is written in torch, for the search takes its
+derivative. The latter only evaluates the cascade's polynomial, with coefficients that are drawn here.
 """
 
 import contextlib
+import importlib.util
 import io
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +22,7 @@ from tests.reference import problem
 from tests.reference.make_official import load
 
 STEPS = (5, 8, 10)
+SCALE = 7.5
 
 
 def ratios(steps):
@@ -62,7 +67,23 @@ def _levels(u):
     return 1 / np.sqrt(1 + np.exp(-2 * u)), 1 / np.sqrt(1 + np.exp(2 * u))
 
 
-def main(file):
+def cascade(file):
+    """Coefficients, and the ratios that the authors' program makes of them."""
+    import diffusers.schedulers  # the file imports from it
+
+    place = f"{diffusers.schedulers.__name__}.{Path(file).stem}"
+    spec = importlib.util.spec_from_file_location(place, file)
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    ratios = theirs.DCSolverMultistepScheduler.cascade_polynomial_regression
+    coefficients = np.random.default_rng(3).normal(size=36)
+    with tempfile.NamedTemporaryFile(suffix=".npy") as kept:
+        np.save(kept.name, coefficients)
+        found = {f"cascade_{calls}": ratios(None, SCALE, calls, kept.name) for calls in STEPS}
+    return {"coefficients": coefficients} | {name: np.array(values, float) for name, values in found.items()}
+
+
+def main(file, scheduler):
     import torch
 
     torch.set_default_dtype(torch.float64)
@@ -76,7 +97,7 @@ def main(file):
 
     start = torch.from_numpy(problem.STARTS)[:, :, None, None]
     settings = {"order": 3, "skip_type": "logSNR", "method": "multistep", "t_start": 1.0, "t_end": 1e-3}
-    results = {}
+    results = cascade(scheduler)
     for steps in STEPS:
         for variant in ("bh1", "bh2"):
             solver = theirs.DCSolver(model, schedule, variant=variant)
@@ -91,8 +112,9 @@ def main(file):
         results[f"path_{steps}"], results[f"found_{steps}"] = places, np.array(found)
         end = solver.sample(start, steps=steps, dc_ratios=list(found), **settings)
         results[f"after_{steps}"] = end[:, :, 0, 0].numpy()
-    problem.save("dc_solver", results, ["torch", "numpy"], "python -m tests.reference.make_dc_solver DC_SOLVER")
+    command = "python -m tests.reference.make_dc_solver DC_SOLVER SCHEDULER"
+    problem.save("dc_solver", results, ["torch", "diffusers", "numpy"], command)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
