@@ -241,7 +241,7 @@ def _start(objective: Any, parameters: Any, optimizer: optax.GradientTransformat
     count = lambda: jnp.zeros((), jnp.int32)
     return State(
         own,
-        optimizer.init(_learned(own)),
+        jax.tree.map(jnp.array, optimizer.init(_learned(own))),  # some hold one array twice
         jax.tree.map(jnp.array, objective.carried()),
         jax.tree.map(jnp.array, parameters),
         jnp.asarray(jnp.inf, jnp.result_type(float)),

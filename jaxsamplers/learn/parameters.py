@@ -83,7 +83,7 @@ class Parameters:
         if "ends" in self.learned:
             first, last = self._reach(process, nodes) * jnp.tanh(self.learned["ends"])
             moved = moved + first + (nodes + moved - nodes[0]) / span * (last - first)
-        return _displace(back, t, nodes, moved)
+        return jnp.clip(_displace(back, t, nodes, moved), 0.0, process.t_max)  # what rounding adds
 
     def network_times(self, process: Process, times: Nodes, asked: Float[Array, " calls"]) -> Float[Array, " calls"]:
         """The times the network is shown where the table would show it ``asked``; the first stays.

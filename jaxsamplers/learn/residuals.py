@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 
 from jaxsamplers.tableau import Entry, Tableau, entries, table
@@ -56,7 +55,7 @@ def with_residuals(tableau: Tableau, coefficients: Float[Array, "n k"], *, consi
     weights, noise = entries(tableau)
     own = weights[0][-1]
     size = jnp.abs(jnp.asarray(own, values.dtype))
-    scale = jax.lax.stop_gradient(jnp.broadcast_to(size, (calls, *tableau.rows.weights.shape[3:])))
+    scale = jnp.broadcast_to(size, (calls, *tableau.rows.weights.shape[3:]))
     added = jnp.expand_dims(scale, 1) * values.reshape(values.shape + (1,) * (scale.ndim - 1))
     none: list[Entry] = [0] * (remembered - 1)
     first = [*weights[0][:-1], *[added[:, k] for k in range(1, remembered)], own + added[:, 0]]
