@@ -124,6 +124,15 @@ def test_accumulated_batches_are_one_large_batch():
     np.testing.assert_allclose([fit(4, 2).last["a"], fit(8, 1).last["a"]], expected, rtol=1e-5)
 
 
+def test_an_optimiser_that_holds_one_array_twice():
+    """Memory that is given away can be given away once; L-BFGS finds the bottom of a quadratic."""
+    found = js.learn.fit(
+        quadratic, {"a": jnp.ones(())}, optimizer=optax.lbfgs(0.5, linesearch=None), steps=20, every=20,
+        batches=js.learn.draws(lambda key: jnp.full((), 0.3)), **QUIET,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.last["a"], 0.3, atol=1e-5)
+
+
 def test_the_best_parameters_are_kept_not_the_last():
     """A step too large makes every loss worse than the one before: where it starts is best, or passes by something."""
     diverging = optax.sgd(1.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxsamplers as js
@@ -161,42 +160,6 @@ def test_consistent_weights_keep_constant_answers(name):
     ]
     np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
     assert np.abs(ends[0] - ends[2]).max() > 1e-2
-
-
-def test_weights_learned_by_gradient_equal_the_normal_equations(x64):
-    """The last row's weights enter the sample linearly: least squares, by gradient and in closed form."""
-    process = js.processes.vp_linear()
-    times = jnp.array([1.0, 0.6, 0.3, 0.01])
-    network = js.analytic.gaussian_mixture(process, [[1.0, 0.5], [-1.0, 0.0]], 0.05)
-    x = process.prior(KEY, (32, 2))
-    goal = jnp.sin(x)  # anything
-    build = js.learn.builder(js.solvers.ddim, process, consistent=False)
-    parameters = js.learn.parameters(process, 3, schedule=times, times=False, coefficients=True)
-
-    def end(last):
-        learned = {"coefficients": parameters.learned["coefficients"].at[2].set(last)}
-        return build.sample(js.learn.Parameters(learned, parameters.start, parameters.coordinate), network, x)
-
-    base, columns = end(jnp.zeros(3)), jax.jacobian(end)(jnp.zeros(3))
-    closed = np.linalg.lstsq(columns.reshape(-1, 3), (goal - base).reshape(-1), rcond=None)[0]
-    loss = js.learn.endpoint(build, network)
-    data = js.learn.pairs(x, goal)
-
-    def objective(last, batch, key):
-        learned = {"coefficients": jnp.zeros((3, 3)).at[2].set(last)}
-        return loss(js.learn.Parameters(learned, parameters.start, parameters.coordinate), batch, key)
-
-    found = js.learn.fit(
-        objective,
-        jnp.zeros(3),
-        optimizer=optax.lbfgs(0.5, linesearch=None),
-        batches=js.learn.batches(data, 32),
-        steps=1000,
-        every=1000,
-        report=lambda *_, **__: None,
-    )
-    assert np.abs(closed).max() > 0.1
-    np.testing.assert_allclose(found.last, closed, atol=1e-6)
 
 
 def test_numbers_for_the_solver_and_the_network():
