@@ -56,6 +56,33 @@ def markdown(rows: Sequence[Row], hand: str) -> str:
     return "\n\n".join(parts)
 
 
+def summary(rows: Sequence[Row], hand: str) -> str:
+    """All problems together: geometric means of each number relative to the best hand-made schedule's.
+
+    That best is by mean error. Distances to data have a floor, which the exact solution has too. Methods differ in what
+    they are for, and so in the number of fits that their means are over.
+    """
+    numbers = ("mean", "median", "sliced_wasserstein", "mmd")
+    problems = list(dict.fromkeys(r["problem"] for r in rows))
+    lines = [
+        "| | fits | "
+        + " | ".join(f"mean error, {p}" for p in problems)
+        + " | median error | sliced Wasserstein | MMD |"
+        " seconds |",
+        "|---" * (len(problems) + 6) + "|",
+    ]
+    found = {number: ratios(rows, hand, number) for number in numbers}
+    for method in dict.fromkeys(r["method"] for r in rows):
+        fits = [r for r in rows if r["method"] == method and "mean" in r]
+        if method == hand or not fits:
+            continue
+        means = [_geometric([v for k, v in found["mean"].items() if (k[0], k[3]) == (p, method)]) for p in problems]
+        others = [_geometric([v for k, v in found[n].items() if k[3] == method]) for n in numbers[1:]]
+        cells = [_number(value) for value in [*means, *others, _median([r["seconds"] for r in fits])]]
+        lines.append(f"| {method} | {len(fits)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def draw(rows: Sequence[Row], hand: str, out: Path) -> list[Path]:
     """A picture for each problem: mean error against network calls, one panel a solver."""
     from matplotlib.figure import Figure

@@ -279,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = config.override(config.load(given.config), given.set)
         rows = study(settings, out)
         write_text(out / "results.json", json.dumps({"settings": config.to_json(settings), "results": rows}) + "\n")
-        write_text(out / "table.md", learned_report.markdown(rows, HAND) + "\n")
+        tables = [learned_report.summary(rows, HAND), learned_report.markdown(rows, HAND)]
+        write_text(out / "table.md", "\n\n".join(tables) + "\n")
         pictures = learned_report.draw(rows, HAND, out)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
