@@ -2,7 +2,8 @@
 
 A teacher of many steps is run once. Between its nodes the path is the cubic through the two ends with the flow's own
 slopes there (Hermite's), in the coordinate the schedule is learned in: exact to fourth order in the teacher's steps,
-and its derivative with respect to the time is the velocity, so that gradients see how a goal moves with its time.
+and its derivative with respect to the time is the velocity, so that gradients see how a goal moves with its time. A
+last step to the clean end is straight, as the teacher's is.
 
 The noises are the leading axis of what is kept, so that ``batches`` of it are batches of noises.
 
