@@ -503,6 +503,9 @@ WRONG = {
     "lipschitz": (
         lambda: js.learn.bespoke_loss(js.learn.bespoke(FLOW, 3)[0], mixture(FLOW), NODES, lipschitz=-1.0), "lipschitz"
     ),
+    "a loss's coordinate": (
+        lambda: js.learn.bespoke_loss(js.learn.bespoke(FLOW, 3)[0], mixture(FLOW), NODES, coordinate="flow"), "'flow'"
+    ),
     "a coordinate": (lambda: js.learn.paths(VP, mixture(VP), X, VP_NODES, coordinate="sigma"), "'sigma'.*angle"),
     "a coordinate without an end": (lambda: js.learn.paths(FLOW, mixture(FLOW), X, NODES), "infinite at an end"),
     "a teacher of two calls": (

@@ -38,7 +38,7 @@ from jaxsamplers import checks, schedules
 from jaxsamplers.core import Model, sample
 from jaxsamplers.denoisers import as_pytree
 from jaxsamplers.learn.objectives import rms
-from jaxsamplers.learn.parameters import Parameters
+from jaxsamplers.learn.parameters import Parameters, coordinates
 from jaxsamplers.learn.paths import Path, along
 from jaxsamplers.processes import Process, centre, uncentre
 from jaxsamplers.tableau import Tableau, interleave, table
@@ -187,9 +187,10 @@ def bespoke_loss(
         lipschitz: of the velocity; the authors take 1, which makes the bound a weighting.
 
     Raises:
-        ValueError: ``lipschitz`` below 0.
+        ValueError: ``lipschitz`` below 0, or an unknown coordinate.
     """
     checks.within("lipschitz", lipschitz, 0.0)
+    checks.one_of("coordinate", coordinate, coordinates)
     return BespokeLoss(build, as_pytree(model), jnp.asarray(times), jnp.asarray(lipschitz), coordinate)
 
 
