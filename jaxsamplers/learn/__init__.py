@@ -43,6 +43,7 @@ from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
 from jaxsamplers.learn.parameters import Parameters, parameters
 from jaxsamplers.learn.paths import Path, along, paths
 from jaxsamplers.learn.residuals import with_residuals
+from jaxsamplers.learn.starts import Teleport, teleport, teleport_to, truncated
 from jaxsamplers.learn.unified import unified
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Path",
     "Plateau",
     "Result",
+    "Teleport",
     "absolute",
     "align_your_steps",
     "along",
@@ -106,7 +108,10 @@ __all__ = [
     "squared",
     "subdivide",
     "teach",
+    "teleport",
+    "teleport_to",
     "trajectory",
+    "truncated",
     "unified",
     "usf",
     "with_residuals",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxsamplers.core import Model, sample
+from jaxsamplers.denoisers import as_pytree
 from jaxsamplers.learn.compensation import compensated, corrected_register
 from jaxsamplers.learn.parameters import Parameters
 from jaxsamplers.learn.residuals import with_residuals
@@ -110,4 +111,5 @@ def builder(
             raise ValueError(
                 f"{name} is an array: give it to js.learn.parameters(options={{{name!r}: ...}}), not to the builder"
             ) from None
+    start = None if start is None else as_pytree(start)
     return Builder(process, solver, tuple(sorted(options.items())), consistent, start)
