@@ -136,7 +136,7 @@ def study(settings: Settings, out: Path) -> list[dict[str, Any]]:
                     history.append(file, row)
                     done[_name(row)] = row
                     print(learned_report.line(row), flush=True)
-                jax.clear_caches()  # a process may not hold the programs of the whole study: its memory maps are counted
+                jax.clear_caches()  # a process may have so many memory maps, and each program takes some
     return [done[name] for name in asked if name in done]
 
 
