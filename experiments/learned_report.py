@@ -100,8 +100,12 @@ def draw(rows: Sequence[Row], hand: str, out: Path) -> list[Path]:
             axes.set(title=solver, xlabel="network calls", yscale="log")
             axes.grid(alpha=0.3, which="both")
         figure.axes[0].set_ylabel("mean distance to the exact solution")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
+        shown: dict[str, Any] = {}
+        for axes in figure.axes:
+            handles, labels = axes.get_legend_handles_labels()
+            shown |= dict(zip(labels, handles, strict=True))
+        named = [method for method in methods if method in shown]
+        figure.legend([shown[m] for m in named], named, loc="outside right center", fontsize=8, frameon=False)
         figure.suptitle(problem)
         paths.append(out / f"{problem}.png")
         figure.savefig(paths[-1], dpi=110)
