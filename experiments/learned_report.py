@@ -105,7 +105,9 @@ def draw(rows: Sequence[Row], hand: str, out: Path) -> list[Path]:
             handles, labels = axes.get_legend_handles_labels()
             shown |= dict(zip(labels, handles, strict=True))
         named = [method for method in methods if method in shown]
-        figure.legend([shown[m] for m in named], named, loc="outside right center", fontsize=8, frameon=False)
+        figure.legend(
+            [shown[m] for m in named], named, loc="outside right center", fontsize=8, frameon=False, handlelength=3
+        )
         figure.suptitle(problem)
         paths.append(out / f"{problem}.png")
         figure.savefig(paths[-1], dpi=110)
