@@ -12,7 +12,10 @@ import optax
 import pytest
 
 import jaxsamplers as js
+from experiments import learned_vs_hand, methods
 from jaxsamplers.learn.bespoke import Change
+from jaxsamplers.learn.compensation import _greedy
+from jaxsamplers.learn.fit import _chunk
 from jaxsamplers.learn.parameters import coordinates
 from tests.reference import make_dc_solver, problem
 from tests.replay import replay
@@ -283,6 +286,14 @@ def test_bespoke_beats_the_midpoint_method(flows):
     ).mean()
     assert error(found.parameters) < 0.5 * error(parameters)
 
+    compiled = _chunk._cache_size()
+    build, parameters = js.learn.bespoke(FLOW, 3, schedule=js.schedules.quadratic(FLOW, 3))
+    objective = js.learn.bespoke_loss(build, mixture(FLOW), NODES**1.1, coordinate="time")
+    js.learn.fit(
+        objective, parameters, optimizer=ADAM, batches=js.learn.batches(flows[1], 64), steps=100, every=100, **QUIET
+    )
+    assert _chunk._cache_size() == compiled  # another schedule, other paths
+
 
 @pytest.mark.parametrize(("process", "coordinate"), [(VP, "half_log_snr"), (FLOW, "time")], ids=["vp", "flow"])
 def test_between_nodes_a_path_is_exact_to_fourth_order(process, coordinate, x64):
@@ -467,6 +478,36 @@ def test_alternating_goes_on_where_it_stopped(tmp_path):
     found = alternated(rounds=2, out=tmp_path, report=lambda done, *_, **__: steps.append(done))
     assert steps == [10, 20] * 2
     jax.tree.map(np.testing.assert_array_equal, found.parameters, whole.parameters)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "calls"), [("unipc-3", 5), ("euler", 4), ("euler", 5), ("heun", 5)], ids=lambda value: str(value)
+)
+def test_the_study_has_them(solver, calls, tmp_path):
+    """Each makes exactly the network calls it may, and compiles once."""
+    settings = learned_vs_hand.Settings(train=64, check=32, test=32, steps=20, batch=32)
+    kind, make, options = learned_vs_hand.SOLVERS[solver]
+    ready = learned_vs_hand.prepare(settings, "mixture", kind, tmp_path)
+    steps = 3 if solver == "heun" else calls
+    ran = 0
+    for name in ("BNS", "S4S-Alt", "NeuralSolver", "Bespoke", "DC-Solver"):
+        for schedule in (js.schedules.uniform, js.schedules.quadratic):
+            task = methods.Task(
+                ready.process, ready.model, make, options, schedule(ready.process, steps), calls,
+                ready.train, ready.check, ready.data, 20, 32, 0.03, jax.random.key(0),
+            )  # fmt: skip
+            compiled = _chunk._cache_size(), _greedy._cache_size()
+            try:
+                sampler = methods.registry[name](task)
+            except methods.NotForThis:
+                break
+            assert js.network_calls(sampler) == calls
+            assert np.isfinite(js.sample(sampler, ready.model, ready.test.x)).all()
+            ran += 1
+        else:
+            assert (_chunk._cache_size(), _greedy._cache_size()) == compiled
+    assert ran == {"unipc-3": 8, "euler": 8, "heun": 2}[solver]
 
 
 DC = js.learn.builder(js.solvers.unipc, VP, order=2)
