@@ -12,7 +12,6 @@ import optax
 import pytest
 
 import jaxsamplers as js
-from experiments import learned_vs_hand, methods
 from jaxsamplers.learn.bespoke import Change
 from jaxsamplers.learn.compensation import _greedy
 from jaxsamplers.learn.fit import _chunk
@@ -486,6 +485,8 @@ def test_alternating_goes_on_where_it_stopped(tmp_path):
 )
 def test_the_study_has_them(solver, calls, tmp_path):
     """Each makes exactly the network calls it may, and compiles once."""
+    from experiments import learned_vs_hand, methods
+
     settings = learned_vs_hand.Settings(train=64, check=32, test=32, steps=20, batch=32)
     kind, make, options = learned_vs_hand.SOLVERS[solver]
     ready = learned_vs_hand.prepare(settings, "mixture", kind, tmp_path)
