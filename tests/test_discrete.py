@@ -1,4 +1,4 @@
-"""Samplers of tokens against exact laws, by enumeration; see ``discrete_laws``."""
+"""Samplers of tokens against exact laws, by enumeration; see ``experiments.token_laws``."""
 
 import functools
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
+from experiments import token_laws as exact
 from jaxsamplers.discrete.routing import probabilities, route
-from tests import discrete_laws as exact
 
 KINDS = ("masked", "uniform", "marginal")
 KEY = jax.random.key(0)

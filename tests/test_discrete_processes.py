@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
-from tests.discrete_laws import chi_square
+from experiments.token_laws import chi_square
 
 D = js.discrete
 KEY = jax.random.key(0)

@@ -10,8 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxsamplers as js
+from experiments import token_laws as exact
 from jaxsamplers.discrete.chain import chain_posterior
-from tests import discrete_laws as exact
 
 D = js.discrete
 MASKED, UNIFORM = D.masked(3), D.uniform(3)
@@ -145,27 +145,11 @@ def test_laws_have_gradients_in_times(kind):
 @pytest.mark.parametrize("order", ["left_to_right", "confidence", "margin", "entropy", (3, 0, 4, 2, 1)], ids=str)
 def test_one_at_a_time_is_exact(order, x64):
     """In any order that looks at the posterior or at nothing; a fixed one stands for each that "random" may take."""
-    process, model, truth, law = exact.problem("masked")
+    process, model, truth, start = exact.problem("masked")
     function = order if isinstance(order, str) else lambda key, x, estimate: -jnp.argsort(jnp.array(order)) + 0.0 * x
-    few, each = (D.ordered(process, js.schedules.uniform(process, n), order=function) for n in (2, 5))
-    x = exact.sequences(4)
-    powers = 4 ** jnp.arange(4, -1, -1)
-
-    @jax.jit
-    def step(law, row):
-        estimate = D.categorical(model(x, row.time))
-        places, chosen = each.choose(KEY, row, x, estimate, jnp.full(len(x), 5))
-        place = places[:, 0]
-        here = jnp.take_along_axis(x, place[:, None], -1)[:, 0]
-        chances = jnp.take_along_axis(estimate.probabilities(), place[:, None, None], -2)[:, 0]
-        to = jnp.arange(len(x))[:, None] + (jnp.arange(3) - here[:, None]) * powers[place][:, None]
-        moved = jnp.where(chosen[:, :1] & (here == 3)[:, None], law[:, None] * chances, 0.0)
-        return jnp.zeros_like(law).at[jnp.clip(to, 0, len(x) - 1)].add(moved)
-
-    for i in range(5):
-        law = step(law, jax.tree.map(lambda leaf, i=i: leaf[i], each.rows))
+    sampler = D.ordered(process, js.schedules.uniform(process, 5), order=function)
+    law = jax.jit(lambda s: exact.one_at_a_time_law(s, model, start))(sampler)
     np.testing.assert_allclose(law, truth, atol=1e-12)
-    assert len(few) == 2
 
 
 @pytest.mark.parametrize("name", ["random", "first_hitting"])
@@ -208,47 +192,18 @@ def test_orders_prefer_what_they_say():
     np.testing.assert_allclose(D.orders.entropy(KEY, x, estimate), (jnp.exp(logits) * logits).sum(-1), rtol=1e-5)
 
 
-def two_stage_law(sampler, model, law, length=1):
-    """The exact law of a two-stage sampler: its second step depends on the tokens before and after the first."""
-    states = sampler.process.states
-    x = exact.sequences(states, length)
-    kept = (x, jnp.zeros((*x.shape, sampler.process.vocab)))
-
-    def step(law, pair):
-        first, second = (jax.tree.map(lambda leaf, k=k: leaf[k], pair) for k in (0, 1))
-        logits = model(x, first.time)
-        leap = exact.joint(sampler.law(first, x, logits, kept))
-        again = model(x, second.time)
-
-        def after(here, rates):
-            full = lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape))
-            return exact.joint(sampler.law(second, x, again, (full(here), full(rates))))
-
-        return jnp.einsum("y,ys,yso->o", law, leap, jax.vmap(after)(x, sampler.rates(first, x, logits))), None
-
-    pairs = jax.tree.map(lambda leaf: leaf[:-1].reshape(-1, 2, *leaf.shape[1:]), sampler.rows)
-    law = jax.lax.scan(step, law, pairs)[0]
-    last = jax.tree.map(lambda leaf: leaf[-1], sampler.rows)
-    return law @ exact.joint(sampler.law(last, x, model(x, last.time), kept))
-
-
 @pytest.mark.parametrize(("leap", "gain"), [("clock", 10.0), ("reject", 2.5)])
 def test_trapezoidal_beats_tau_leaping(leap, gain, x64):
     """Fifteen states with uniform rates: KL at equal network calls, 31 or so of each."""
     data = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(15)))
     process = D.uniform(15)
     model = lambda x, t: jnp.log(data) + jnp.log(process.likelihood(x, t))
-    start, x = process.push(data, 1.0), jnp.arange(15)[:, None]
-
-    def one_stage(sampler):
-        move = lambda law, row: (law @ sampler.law(row, x, model(x, row.time))[:, 0], None)
-        return jax.lax.scan(move, start, sampler.rows)[0]
-
+    start = process.push(data, 1.0)
     leaping = D.tau_leaping(process, js.schedules.uniform(process, 31), leap=leap)
     trapezoidal = D.theta_trapezoidal(process, js.schedules.uniform(process, 16), leap=leap)
     assert len(leaping) == len(trapezoidal) == 31
-    first = exact.divergence(data, jax.jit(one_stage)(leaping))
-    second = exact.divergence(data, jax.jit(lambda s: two_stage_law(s, model, start))(trapezoidal))
+    first = exact.divergence(data, jax.jit(lambda s: exact.output_law(s, model, start, length=1))(leaping))
+    second = exact.divergence(data, jax.jit(lambda s: exact.two_stage_law(s, model, start, length=1))(trapezoidal))
     assert first > gain * second > 0
 
 

@@ -1,0 +1,219 @@
+"""Exact laws of samplers on spaces small enough to enumerate: no sampling anywhere.
+
+A sampler's step moves every position independently given the tokens before it, so its law is a matrix over all
+sequences, made of the very probabilities it draws from (``sampler.law``). Products of those matrices are what the
+sampler's output is distributed like. Tests use these functions; ``python -m experiments.token_laws`` prints the table
+in ``docs/discrete.md``: the divergence of the data from each sampler's output against network calls.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsamplers as js
+from jaxsamplers.discrete.chain import MarkovChain, chain_posterior, markov_chain
+from jaxsamplers.discrete.ordered import OrderedSampler
+from jaxsamplers.discrete.processes import Replacement
+from jaxsamplers.discrete.table import TokenTable
+from jaxsamplers.discrete.two_stage import TwoStage
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+    Law = Float[Array, " N"]
+    Model = Callable[..., Any]
+
+VOCAB, LENGTH = 3, 5
+
+
+def chain() -> MarkovChain:
+    """Three symbols, strongly dependent, none impossible."""
+    transition = jnp.array([[0.75, 0.2, 0.05], [0.1, 0.15, 0.75], [0.5, 0.05, 0.45]])
+    return markov_chain(transition, jnp.array([0.5, 0.2, 0.3]))
+
+
+def sequences(states: int, length: int = LENGTH) -> Int[Array, "N length"]:
+    """All of them, the last position fastest."""
+    return jnp.array(list(itertools.product(range(states), repeat=length)))
+
+
+def joint(laws: Float[Array, "n length states"]) -> Float[Array, "n N"]:
+    """Independent positions as laws over whole sequences."""
+    total = laws[:, 0]
+    for i in range(1, laws.shape[1]):
+        total = (total[:, :, None] * laws[:, i, None, :]).reshape(len(laws), -1)
+    return total
+
+
+def data_law(source: MarkovChain, states: int, length: int = LENGTH) -> Law:
+    """Probabilities of all sequences; 0 where there is a mask."""
+    x = sequences(states, length)
+    clean = (x < VOCAB).all(-1)
+    return jnp.where(clean, jnp.exp(source.log_probability(jnp.where(clean[:, None], x, 0))), 0.0)
+
+
+def transition(process: Replacement, t: float | Array) -> Float[Array, "states states"]:
+    """``q(x_t | x_0)``, one row for each ``x_0``."""
+    return process.likelihood(jnp.arange(process.states), jnp.asarray(t)).T
+
+
+def noised(process: Replacement, law: Law, t: float | Array, length: int = LENGTH) -> Law:
+    """The exact law of ``x_t``."""
+    return law @ joint(transition(process, t)[sequences(process.states, length)])
+
+
+def output_law(sampler: TokenTable, model: Model, start: Law, length: int = LENGTH) -> Law:
+    """The law of what a sampler of one call a step returns when it starts from this one."""
+    x = sequences(sampler.process.states, length)
+
+    def step(law: Law, row: Any) -> tuple[Law, None]:
+        return law @ joint(sampler.law(row, x, model(x, row.time))), None
+
+    return jax.lax.scan(step, start, sampler.rows)[0]
+
+
+def two_stage_law(sampler: TwoStage, model: Model, start: Law, length: int = LENGTH) -> Law:
+    """The same for two calls a step: the second leap depends on the tokens before and after the first."""
+    x = sequences(sampler.process.states, length)
+    kept = (x, jnp.zeros((*x.shape, sampler.process.vocab)))
+    row = lambda rows, k: jax.tree.map(lambda leaf: leaf[k], rows)
+
+    def step(law: Law, pair: Any) -> tuple[Law, None]:
+        first, second = row(pair, 0), row(pair, 1)
+        logits, again = model(x, first.time), model(x, second.time)
+        leap = joint(sampler.law(first, x, logits, kept))
+
+        def after(args: tuple[Array, ...]) -> Law:
+            here, rates, leapt, weight = args
+            full = lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape))
+            return weight * leapt @ joint(sampler.law(second, x, again, (full(here), full(rates))))
+
+        return jax.lax.map(after, (x, sampler.rates(first, x, logits), leap, law)).sum(0), None
+
+    pairs = jax.tree.map(lambda leaf: leaf[:-1].reshape(-1, 2, *leaf.shape[1:]), sampler.rows)
+    law = jax.lax.scan(step, start, pairs)[0]
+    last = row(sampler.rows, -1)
+    return law @ joint(sampler.law(last, x, model(x, last.time), kept))
+
+
+def one_at_a_time_law(sampler: OrderedSampler, model: Model, start: Law, length: int = LENGTH) -> Law:
+    """The same for an order that does not draw, with as many rows as positions and all of them masked."""
+    x, vocab = sequences(sampler.process.states, length), sampler.process.vocab
+    powers = sampler.process.states ** jnp.arange(length - 1, -1, -1)
+
+    def step(law: Law, row: Any) -> tuple[Law, None]:
+        estimate = js.discrete.categorical(model(x, row.time))
+        places, chosen = sampler.choose(jax.random.key(0), row, x, estimate, jnp.full(len(x), length))
+        place = places[:, 0]
+        here = jnp.take_along_axis(x, place[:, None], -1)[:, 0]
+        chances = jnp.take_along_axis(estimate.probabilities(), place[:, None, None], -2)[:, 0]
+        to = jnp.arange(len(x))[:, None] + (jnp.arange(vocab) - here[:, None]) * powers[place][:, None]
+        moved = jnp.where(chosen[:, :1] & (here == vocab)[:, None], law[:, None] * chances, 0.0)
+        return jnp.zeros_like(law).at[jnp.clip(to, 0, len(x) - 1)].add(moved), None
+
+    return jax.lax.scan(step, start, sampler.rows)[0]
+
+
+def divergence(truth: Law, law: Law) -> float:
+    """KL of the data from a law, in nats; entries without data do not count."""
+    some = truth > 0
+    return float(jnp.sum(jnp.where(some, truth * (jnp.log(jnp.where(some, truth, 1.0)) - jnp.log(law + ~some)), 0.0)))
+
+
+def total_variation(a: Law, b: Law) -> float:
+    """Half the sum of absolute differences."""
+    return float(0.5 * jnp.abs(a - b).sum())
+
+
+def chi_square(counts: np.ndarray, law: np.ndarray | Array) -> float:
+    """Pearson's statistic in standard deviations of its law, cells of less than five expected counts pooled."""
+    expected = np.asarray(law, np.float64) * counts.sum()
+    assert not counts[expected == 0].any(), "something impossible was drawn"
+    rare = expected < 5
+    seen, expected = (np.append(v[~rare], v[rare].sum()) for v in (np.asarray(counts, np.float64), expected))
+    seen, expected = seen[expected > 0], expected[expected > 0]
+    freedom = len(seen) - 1
+    return float((((seen - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
+
+
+def problem(kind: str) -> tuple[Replacement, Model, Law, Law]:
+    """``(process, model, data's law, the law at t = 1)``."""
+    source = chain()
+    process = {
+        "masked": lambda: js.discrete.masked(VOCAB),
+        "uniform": lambda: js.discrete.uniform(VOCAB),
+        "marginal": lambda: js.discrete.marginal(jnp.array([0.5, 0.3, 0.2])),
+    }[kind]()
+    truth = data_law(source, process.states)
+    return process, chain_posterior(source, process), truth, noised(process, truth, process.t_max)
+
+
+def table(calls: tuple[int, ...]) -> list[str]:
+    """Lines of the table, a sampler each: KL in nats at these numbers of network calls, the last one included."""
+    lines = ["| process, sampler | " + " | ".join(map(str, calls)) + " |", "|---|" + "---|" * len(calls)]
+
+    def add(name: str, value: Callable[[int], float | None]) -> None:
+        cells = ["" if number is None else f"{number:.1e}" for number in map(value, calls)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+
+    def one(
+        make: Callable[..., TokenTable], process: Replacement, model: Model, truth: Law, start: Law, length: int
+    ) -> Any:
+        law = jax.jit(lambda s: output_law(s, model, start, length))
+        return lambda n: divergence(truth, law(make(process, js.schedules.uniform(process, n))))
+
+    def two(
+        make: Callable[..., TwoStage], process: Replacement, model: Model, truth: Law, start: Law, length: int
+    ) -> Any:
+        law = jax.jit(lambda s: two_stage_law(s, model, start, length))
+        return lambda n: divergence(truth, law(make(process, js.schedules.uniform(process, n // 2 + 1))))
+
+    d = js.discrete
+    reject: dict[str, Any] = {"leap": "reject"}
+    singles: dict[str, Callable[..., TokenTable]] = {
+        "ancestral": d.ancestral,
+        "euler": d.euler,
+        "tau_leaping, clock": d.tau_leaping,
+        "tau_leaping, reject": lambda p, t: d.tau_leaping(p, t, **reject),
+        "remasking, share 0.1": d.remasking,
+    }
+    pairs: dict[str, Callable[..., TwoStage]] = {
+        "theta_trapezoidal, clock": d.theta_trapezoidal,
+        "theta_trapezoidal, reject": lambda p, t: d.theta_trapezoidal(p, t, **reject),
+        "theta_rk2, clock": d.theta_rk2,
+    }
+    data = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(15)))
+    toy = d.uniform(15)
+    network = lambda x, t: jnp.log(data) + jnp.log(toy.likelihood(x, t))
+    for name, where, length in [("15 states", (toy, network, data, toy.push(data, jnp.asarray(1.0))), 1)] + [
+        (f"{kind} 3^5", problem(kind), LENGTH) for kind in ("masked", "uniform")
+    ]:
+        for sampler, make in singles.items():
+            add(f"{name}, {sampler}", one(make, *where, length))
+        for sampler, pair in pairs.items():
+            if name != "masked 3^5":  # 4^5 states squared, twice
+                add(f"{name}, {sampler}", two(pair, *where, length))
+        if name.startswith("uniform"):
+            process, model, truth, start = where
+            wrong = d.denoiser(model, process, "leave_one_out")
+            add(
+                f"{name}, ancestral, Bayes taken for leave-one-out",
+                one(d.ancestral, process, wrong, truth, start, length),
+            )
+    process, model, truth, start = problem("masked")
+    for order in ("left_to_right", "confidence", "margin", "entropy"):
+        law = jax.jit(lambda s: one_at_a_time_law(s, model, start))
+        number = abs(divergence(truth, law(d.ordered(process, js.schedules.uniform(process, LENGTH), order=order))))
+        lines.append(f"| masked 3^5, ordered, {order}, 5 calls | {number:.1e} |" + " |" * (len(calls) - 1))
+    return lines
+
+
+if __name__ == "__main__":
+    with jax.enable_x64(True):
+        print("\n".join(table((8, 16, 32, 64))))
