@@ -367,7 +367,7 @@ def test_zero_is_the_solver_it_starts_from(name):
     assert {"gaps", "coefficients"} <= set(parameters.learned)
 
 
-@pytest.mark.parametrize("name", ["bns", "neural_solver"])
+@pytest.mark.parametrize("name", [pytest.param("bns", marks=pytest.mark.slow), "neural_solver"])
 def test_gradients_are_finite_differences(name, x64):
     nodes = js.schedules.half_log_snr(VP, 12)
     _, parameters, objective = family(name, nodes=nodes)
