@@ -184,6 +184,16 @@ def dc_solver(task: Task) -> Sampler:
     return build(js.learn.dc_solver(build, start, task.model, few, places.swapaxes(0, 1)))
 
 
+def pas(task: Task) -> Sampler:
+    """PAS: directions of DDIM, or of iPNDM where the solver is a multistep one, corrected where the path bends."""
+    steps, nodes = _one_call_a_step(task), _nodes(task)
+    order = 1 if task.solver in (js.solvers.ddim, js.solvers.euler) else 3
+    build, start = js.learn.pas(task.process, steps, schedule=task.times, order=order)
+    whole = js.learn.paths(task.process, task.model, task.train.x, nodes, coordinate=start.coordinate)
+    places = js.learn.along(task.process, nodes, whole, task.times[1:], start.coordinate)
+    return build(js.learn.pas_search(build, start, task.model, task.train.x, places.swapaxes(0, 1)))
+
+
 def align_your_steps(task: Task) -> Times:
     """The coordinate search on the KLUB, from equal steps in half-log-SNR, stopped by the validation error."""
     if not float(task.times[-1]):
@@ -202,12 +212,12 @@ def gits(task: Task) -> Times:
     """Dynamic programming on the teacher's path, by how far straight steps leave it."""
     coordinate = "edm" if float(task.process.alpha(task.times[0])) else "flow"
     few = task.train.x[: task.batch]
-    return js.learn.gits(task.process, task.model, few, _fine(task), len(task.times) - 1, coordinate=coordinate)
+    return js.learn.gits(task.process, task.model, few, _nodes(task, 60), len(task.times) - 1, coordinate=coordinate)
 
 
 def oss(task: Task) -> Times:
     """Dynamic programming with the student's own samples."""
-    return js.learn.oss(task.process, task.model, task.train.x[: task.batch], _fine(task), len(task.times) - 1)
+    return js.learn.oss(task.process, task.model, task.train.x[: task.batch], _nodes(task, 60), len(task.times) - 1)
 
 
 def usf(task: Task) -> Sampler:
@@ -216,7 +226,7 @@ def usf(task: Task) -> Sampler:
         raise NotForThis("it searches among UniPC's steps")
     pairs = js.learn.pairs(task.train.x[: task.batch], task.train.goal[: task.batch])
     found = js.learn.usf(
-        task.key, task.process, task.model, pairs, _fine(task), len(task.times) - 1, start=task.times,
+        task.key, task.process, task.model, pairs, _nodes(task, 60), len(task.times) - 1, start=task.times,
         distance=js.learn.rms, generations=30,
     )  # fmt: skip
     return found.sampler
@@ -232,6 +242,7 @@ registry: dict[str, Method] = {
     "NeuralSolver": neural_solver,
     "Bespoke": bespoke,
     "DC-Solver": dc_solver,
+    "PAS": pas,
     "AYS": align_your_steps,
     "GITS": gits,
     "OSS": oss,
@@ -263,16 +274,11 @@ def _one_call_a_step(task: Task) -> int:
     return task.calls
 
 
-def _nodes(task: Task) -> Times:
-    """A hundred steps of a teacher; where the half-log-SNR is infinite at an end, equal ones."""
+def _nodes(task: Task, steps: int = 100) -> Times:
+    """A teacher's: steps on the curve of the hand-made schedule; where its half-log-SNR is infinite, equal ones."""
     if bool(jax.numpy.isfinite(task.process.half_log_snr(task.times)).all()):
-        return js.schedules.interpolate(task.process, task.times, 100)
-    return js.schedules.uniform(task.process, 100)
-
-
-def _fine(task: Task) -> Times:
-    """Sixty steps on the curve of the hand-made schedule."""
-    return js.schedules.interpolate(task.process, task.times, 60)
+        return js.schedules.interpolate(task.process, task.times, steps)
+    return js.schedules.uniform(task.process, steps)
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "options"))

@@ -33,7 +33,7 @@ def gaussian_teleport(
     x: Samples,
     mean: Float[ArrayLike, "..."],
     covariance: Float[ArrayLike, "..."],
-    t: float,
+    t: float | Array,
     *,
     axes: Float[ArrayLike, "D k"] | None = None,
     t_start: float | None = None,
@@ -147,7 +147,7 @@ def best_start(
     return candidates[jnp.argmin(distances)], distances
 
 
-def _marginal(process: Process, variance: Array, t: float) -> Array:
+def _marginal(process: Process, variance: Array, t: float | Array) -> Array:
     alpha, sigma = process.alpha(t).astype(variance.dtype), process.sigma(t).astype(variance.dtype)
     return alpha**2 * variance + sigma**2
 

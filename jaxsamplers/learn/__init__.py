@@ -41,6 +41,7 @@ from jaxsamplers.learn.objectives import (
 )
 from jaxsamplers.learn.pairs import Pairs, batches, draws, pairs, teach
 from jaxsamplers.learn.parameters import Parameters, parameters
+from jaxsamplers.learn.pas import Corrected, Pas, pas, pas_search, principal_basis
 from jaxsamplers.learn.paths import Path, along, paths
 from jaxsamplers.learn.residuals import with_residuals
 from jaxsamplers.learn.starts import Teleport, teleport, teleport_to, truncated
@@ -52,6 +53,7 @@ __all__ = [
     "Bespoke",
     "Builder",
     "Cascade",
+    "Corrected",
     "Family",
     "Found",
     "Generation",
@@ -59,6 +61,7 @@ __all__ = [
     "NotFinite",
     "Pairs",
     "Parameters",
+    "Pas",
     "Path",
     "Plateau",
     "Result",
@@ -98,7 +101,10 @@ __all__ = [
     "oss",
     "pairs",
     "parameters",
+    "pas",
+    "pas_search",
     "paths",
+    "principal_basis",
     "pseudo_huber",
     "rms",
     "s4s",
