@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxsamplers as js
@@ -38,6 +39,22 @@ def test_the_guidance_example_runs():
     assert [len(part) for part, _ in names["parts"]] == [4, 3, 3]
     assert bool(jnp.isfinite(names["x"]).all())
     assert not jnp.allclose(names["x"][0], names["x"][1])
+
+
+def test_the_learning_example_runs(tmp_path, monkeypatch):
+    example = re.search(r"## Learn the sampler\n.*?```python\n(.*?)```", TEXT, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    process = js.processes.vp_linear()
+    model = js.analytic.gaussian_mixture(process, [[1.0, 0.5], [-1.0, 0.0]], 0.05)
+    names = {"js": js, "optax": optax, "process": process, "model": model}
+    names["noises"] = process.prior(jax.random.key(0), (64, 2))
+    exec(example, names)
+    sampler = js.recipes.load("unipc8.json").sampler
+    assert len(sampler) == 8
+    apart = lambda sampler: jnp.linalg.norm(
+        js.sample(sampler, model, names["noises"]) - names["pairs"].goal, axis=1
+    ).mean()
+    assert apart(sampler) < 0.7 * apart(names["build"](names["parameters"]))
 
 
 @pytest.mark.parametrize("registry", [js.solvers.registry, js.schedules.registry, js.processes.registry])
