@@ -194,6 +194,22 @@ def pas(task: Task) -> Sampler:
     return build(js.learn.pas_search(build, start, task.model, task.train.x, places.swapaxes(0, 1)))
 
 
+def amed(task: Task) -> Sampler:
+    """AMED, taught by where it ends: its solver where the task's is a Runge-Kutta method, or put into iPNDM."""
+    if task.calls % 2:
+        raise NotForThis("it makes two network calls a step: see what it makes of an even number")
+    times = task.times if task.calls == 2 * len(task.times) - 2 else task.times[::2]
+    if task.calls != 2 * len(times) - 2:
+        raise NotForThis("it makes two network calls a step, and the solver's schedule is not one of half the calls")
+    flow = task.solver in (js.solvers.euler, js.solvers.heun)
+    build: Any
+    build, start = js.learn.amed(
+        task.process, len(times) - 1, task.train.x[:1], task.key, schedule=times,
+        plugin=None if flow else 3, feature=js.learn.entries,
+    )  # fmt: skip
+    return _learned(task, build, start, js.learn.endpoint(build, task.model, distance=js.learn.rms), task.train)
+
+
 def align_your_steps(task: Task) -> Times:
     """The coordinate search on the KLUB, from equal steps in half-log-SNR, stopped by the validation error."""
     if not float(task.times[-1]):
@@ -242,6 +258,7 @@ registry: dict[str, Method] = {
     "NeuralSolver": neural_solver,
     "Bespoke": bespoke,
     "DC-Solver": dc_solver,
+    "AMED": amed,
     "PAS": pas,
     "AYS": align_your_steps,
     "GITS": gits,

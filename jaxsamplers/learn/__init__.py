@@ -9,6 +9,7 @@ js.recipes.save("unipc8.json", build(result.parameters))
 """
 
 from jaxsamplers.learn.align_your_steps import align_your_steps, subdivide
+from jaxsamplers.learn.amed import Amed, AmedSampler, Answer, amed, amed_loss, entries, statistics
 from jaxsamplers.learn.bespoke import Bespoke, bespoke, bespoke_loss, scale_time
 from jaxsamplers.learn.builder import Builder, builder
 from jaxsamplers.learn.compensation import Cascade, cascade, compensated, dc_solver
@@ -50,6 +51,9 @@ from jaxsamplers.learn.unified import unified
 __all__ = [
     "LD3",
     "S4S_PHASES",
+    "Amed",
+    "AmedSampler",
+    "Answer",
     "Bespoke",
     "Builder",
     "Cascade",
@@ -70,6 +74,8 @@ __all__ = [
     "align_your_steps",
     "along",
     "alternate",
+    "amed",
+    "amed_loss",
     "autodiffusion",
     "batches",
     "bespoke",
@@ -82,6 +88,7 @@ __all__ = [
     "dc_solver",
     "draws",
     "endpoint",
+    "entries",
     "evolve",
     "features",
     "fit",
@@ -112,6 +119,7 @@ __all__ = [
     "search",
     "shortest_path",
     "squared",
+    "statistics",
     "subdivide",
     "teach",
     "teleport",
