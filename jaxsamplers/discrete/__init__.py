@@ -9,7 +9,7 @@ Time runs from 1, noise, to 0, clean. ``model`` returns logits of the Bayes post
 that was trained on something else is wrapped by ``js.discrete.denoiser``.
 """
 
-from jaxsamplers.discrete import chain, orders, randomness, survival, text
+from jaxsamplers.discrete import chain, orders, randomness, survival, text, truncation
 from jaxsamplers.discrete.categorical import Categorical, categorical
 from jaxsamplers.discrete.d3pm import D3PM, d3pm
 from jaxsamplers.discrete.denoisers import Denoiser, denoiser, from_bayes, predictions, to_bayes
@@ -26,6 +26,7 @@ from jaxsamplers.discrete.ordered import OrderedSampler, ordered
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
 from jaxsamplers.discrete.table import TokenTable, only
+from jaxsamplers.discrete.truncation import truncated
 from jaxsamplers.discrete.two_stage import TwoStage, theta_rk2, theta_trapezoidal
 
 registry = {
@@ -70,6 +71,8 @@ __all__ = [
     "text",
     "to_bayes",
     "transition_matrices",
+    "truncated",
+    "truncation",
     "uniform",
     "uniform_steps",
     *registry,
