@@ -304,8 +304,7 @@ def amed(
         width = jax.eval_shape(look, like, like).shape[-1]
     else:
         width = checks.integer("feature", feature, low=1)
-    weights = _module(hidden).init(as_key(key), jnp.zeros((1, width), times.dtype), jnp.zeros(2, times.dtype))
-    weights = jax.tree.map(lambda leaf: leaf.astype(times.dtype), weights)
+    weights = jax.tree.map(lambda leaf: leaf.astype(times.dtype), _weights(as_key(key), hidden, width))
     settings = Settings(coordinate, plugin, hidden, float(scale_direction), float(scale_time))
     learned = {"predictor": jax.tree.map(jnp.zeros_like, weights)}
     start = base.start | {"predictor": weights}
@@ -361,6 +360,11 @@ def _module(hidden: int) -> Any:
             return nn.Dense(3, kernel_init=nn.initializers.zeros)(both)
 
     return Predictor()
+
+
+@functools.partial(jax.jit, static_argnames=("hidden", "width"))
+def _weights(key: Key[Array, ""], hidden: int, width: int) -> PyTree:
+    return _module(hidden).init(key, jnp.zeros((1, width)), jnp.zeros(2))
 
 
 def _times(factor: Array, x: PyTree) -> PyTree:
