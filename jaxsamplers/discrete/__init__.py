@@ -24,6 +24,8 @@ from jaxsamplers.discrete.matrices import (
 )
 from jaxsamplers.discrete.ordered import OrderedSampler, ordered
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
+from jaxsamplers.discrete.remdm import remdm_cap, remdm_loop, remdm_rescale
+from jaxsamplers.discrete.remdm import Confidence, remdm, remdm_confidence
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
 from jaxsamplers.discrete.table import TokenTable, only
 from jaxsamplers.discrete.truncation import truncated
@@ -37,6 +39,11 @@ registry = {
     "theta_trapezoidal": theta_trapezoidal,
     "theta_rk2": theta_rk2,
     "remasking": remasking,
+    "remdm": remdm,
+    "remdm_confidence": remdm_confidence,
+    "remdm_cap": remdm_cap,
+    "remdm_rescale": remdm_rescale,
+    "remdm_loop": remdm_loop,
     "ordered": ordered,
     "first_hitting": first_hitting,
     "d3pm": d3pm,
@@ -45,6 +52,7 @@ registry = {
 __all__ = [
     "D3PM",
     "Categorical",
+    "Confidence",
     "Denoiser",
     "FirstHitting",
     "Matrices",
