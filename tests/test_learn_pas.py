@@ -139,9 +139,9 @@ def test_learning_beats_its_base_on_fresh_noises():
     halves = build(found)
     whole = sampled(build, found, model, x[256:])
     state = jax.jit(lambda x: js.run(halves[2:], model, js.run(halves[:2], model, x)))(x[256:])
-    assert np.quantile(np.abs(state.x - whole), 0.95) < 1e-4  # a sign on the edge may turn by rounding
+    np.testing.assert_allclose(state.x, whole, rtol=1e-3, atol=1e-3)
     each = jax.jit(jax.vmap(lambda one: build.sample(found, model, one[None])[0]))(x[256:])
-    assert np.quantile(np.abs(each - whole), 0.95) < 1e-4
+    np.testing.assert_allclose(each, whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ Source: Wang, Peng, Li, Chen, Cai & Su 2025, Diffusion sampling correction via a
 2411.06503), algorithms 1 - 2. There ``|d|`` in the correction is a number learned for all samples, which in many
 dimensions is the same; here it is each sample's own, so that zero correction is the base solver. Their program takes
 Adam's steps for ``p = 1``; it corrects no first step, and while sampling (not while learning) it keeps a corrected
-step's uncorrected direction in ``Q`` as well. Components beyond the rank of ``Q`` are 0 here, not arbitrary.
+step's uncorrected direction in ``Q`` as well. Components beyond the rank of ``Q``, as float32
+sees it, are 0 here, not arbitrary, so that learned numbers serve in any precision.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     Flat = Float[Array, "batch D"]
 
+NOISE = 1e-4  # beside the largest, singular values below this may be float32's rounding
 ROUNDS = 40  # of reweighting
 SWEEPS = 8  # of rotations, which converge quadratically
 
@@ -155,7 +157,7 @@ def _principal_basis(trajectory: Array, direction: Array, y: Array, step: Array,
     q = jax.lax.dynamic_update_index_in_dim(trajectory, direction, step + 1, axis=0)
     q = jnp.where(filled, q - jnp.sum(jnp.where(filled, q, 0.0), axis=0) / (step + 2), 0.0)
     spread, principal = _principal(q, components - 1)
-    noise = 100 * jnp.finfo(q.dtype).eps * spread[0]
+    noise = NOISE * spread[0]
     moved = jnp.where(step == 0, y, y - trajectory[0])
     basis = [direction / _length(direction)]
     for k in range(components - 1):
