@@ -99,3 +99,33 @@ def test_gradients_are_finite_at_both_ends():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_confidence_masks_what_was_least_certain():
+    """The softmax of the definition; nothing where nothing is visible or where positions are not to move."""
+    sampler = D.remdm_confidence(PROCESS, TIMES)
+    row = jax.tree.map(lambda leaf: leaf[3], sampler.rows)  # from 0.3 to 0.1: sigma_max is 0.1 / 0.7
+    x = jnp.array([[0, 1, 3, 2], [3, 3, 3, 3]])
+    drawn_with = jnp.array([[0.9, 0.2, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    weights = np.exp(-np.array([0.9, 0.2, 1.0]))
+    wanted = 0.1 / 0.7 * weights / weights.sum()
+    found = sampler.refresh(row, x, drawn_with)
+    np.testing.assert_allclose(found[0], [wanted[0], wanted[1], 0.0, wanted[2]], rtol=1e-5)
+    assert not found[1].any()
+    held = D.only(sampler, jnp.array([True, True, True, False])).refresh(row, x, drawn_with)
+    np.testing.assert_allclose(held[0, :2], 0.1 / 0.7 * weights[:2] / weights[:2].sum(), rtol=1e-5)
+    assert not held[0, 2:].any()
+
+
+def test_confidence_remembers_how_likely_each_token_was():
+    sampler = D.remdm_confidence(PROCESS, TIMES)
+    logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    model = lambda x, t: jnp.broadcast_to(logits, (*x.shape, 3))
+    x = PROCESS.prior(jax.random.key(0), (200, 6))
+    run = jax.jit(lambda sampler, x, key: js.run(sampler, model, x, key))
+    state = run(sampler[:3], x, jax.random.key(1))
+    visible = np.asarray(state.x < 3)
+    np.testing.assert_allclose(state.memory[visible], np.array([0.5, 0.3, 0.2])[state.x[visible]], rtol=1e-5)
+    end = run(sampler[3:], state, None)
+    assert set(np.unique(end.x)) == {0, 1, 2}
+    assert ((np.asarray(state.x) != np.asarray(end.x)) & visible).any()  # some were drawn again

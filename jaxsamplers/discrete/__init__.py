@@ -24,8 +24,7 @@ from jaxsamplers.discrete.matrices import (
 )
 from jaxsamplers.discrete.ordered import OrderedSampler, ordered
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
-from jaxsamplers.discrete.remdm import remdm_cap, remdm_loop, remdm_rescale
-from jaxsamplers.discrete.remdm import Confidence, remdm, remdm_confidence
+from jaxsamplers.discrete.remdm import Confidence, remdm_cap, remdm_confidence, remdm_loop, remdm_rescale
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
 from jaxsamplers.discrete.table import TokenTable, only
 from jaxsamplers.discrete.truncation import truncated
@@ -39,7 +38,6 @@ registry = {
     "theta_trapezoidal": theta_trapezoidal,
     "theta_rk2": theta_rk2,
     "remasking": remasking,
-    "remdm": remdm,
     "remdm_confidence": remdm_confidence,
     "remdm_cap": remdm_cap,
     "remdm_rescale": remdm_rescale,

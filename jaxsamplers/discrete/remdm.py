@@ -7,7 +7,7 @@ token with ``(b - (1 - sigma) a) / (1 - a)``, which leaves the marginals as they
 
     cap       min(eta, sigma_max)
     rescale   eta sigma_max
-    loop      as usual until a_on is visible, then with a_on for a while, sigma = eta, then as usual to the end
+    loop      as usual, but for a pause at one time, in which sigma = eta
     conf      sigma_max times a softmax over the sequence of minus the probability each token had when it was drawn
 
 "conf" masks one token a step at most, of those that were least certain, and unmasks no more for it, as published: its
@@ -41,50 +41,66 @@ if TYPE_CHECKING:
     Times = Float[Array, " n+1"]
     Tokens = Int[Array, "... length"]
 
-STRATEGIES = ("cap", "rescale", "loop")
 
-
-def remdm(
-    process: Replacement,
-    times: Times,
-    *,
-    strategy: str = "cap",
-    eta: float | Float[Array, " n"] = 0.02,
-    on: float = 0.55,
-    off: float = 0.05,
-    visible: float = 0.9,
-) -> TokenTable:
-    """ReMDM as a table; one call a step.
+def remdm_cap(process: Replacement, times: Times, *, sigma: float | Float[Array, " n"] = 0.02) -> TokenTable:
+    """ReMDM-cap: visible tokens are masked with the same probability in every step that allows it; one call a step.
 
     Args:
         process: a masked one.
         times: ``n + 1`` decreasing times.
-        strategy: "cap", "rescale" or "loop"; ``remdm_confidence`` is the fourth.
-        eta: how much is masked again, from 0 (``ancestral``) to 1; a number, or one a step.
-        on: the share of the time from ``times[0]`` to 0 that is left when the loop begins.
-        off: likewise, when it ends.
-        visible: ``alpha`` in the loop.
+        sigma: the probability, a number or one a step; 0 is ``ancestral``.
 
     Raises:
-        ValueError: an unknown strategy, numbers out of range, or a schedule that is not allowed.
-        TypeError: a process without masks.
+        ValueError: a probability outside [0, 1], a schedule that is not allowed, or a process without masks.
     """
-    checks.one_of("strategy", strategy, STRATEGIES)
-    checks.within("eta", eta, 0.0, 1.0)
-    times = _masked_grid(process, times, "remdm")
-    active = jnp.ones(len(times) - 1, bool)
-    if strategy == "loop":
-        checks.within("visible", visible, 0.0, 1.0)
-        checks.within("off", off, 0.0, 1.0)
-        checks.within("on", on, off, 1.0)
-        times, active = _loop(process, times, on, off, visible)
-    most = _most(process, times)
-    sigma = eta * most if strategy == "rescale" else jnp.minimum(jnp.asarray(eta), most)
-    sigma = jnp.where(active, sigma, 0.0)
-    a, b = process.survival(times[:-1]), process.survival(times[1:])
-    hidden = process.noisiness(times[:-1])
-    clean, _ = exact_coefficients(process, times)
-    return table(process, times, clean + sigma * a / hidden, 0.0, jnp.where(b == 1, 0.0, sigma), exact=True)
+    checks.within("sigma", sigma, 0.0, 1.0)
+    times = _masked_grid(process, times, "remdm_cap")
+    return _table(process, times, jnp.minimum(jnp.asarray(sigma), _most(process, times)))
+
+
+def remdm_rescale(process: Replacement, times: Times, *, share: float | Float[Array, " n"] = 0.1) -> TokenTable:
+    """ReMDM-rescale: visible tokens are masked with a share of the largest probability there may be; one call a step.
+
+    Args:
+        process: a masked one.
+        times: ``n + 1`` decreasing times.
+        share: of ``sigma_max``, a number or one a step; 0 is ``ancestral``.
+
+    Raises:
+        ValueError: a share outside [0, 1], a schedule that is not allowed, or a process without masks.
+    """
+    checks.within("share", share, 0.0, 1.0)
+    times = _masked_grid(process, times, "remdm_rescale")
+    return _table(process, times, share * _most(process, times))
+
+
+def remdm_loop(
+    process: Replacement, times: Times, *, at: int, loops: int, sigma: float | Float[Array, " loops"] = 0.02
+) -> TokenTable:
+    """ReMDM-loop: ancestral steps with a pause, during which tokens are masked and drawn again; one call a step.
+
+    Args:
+        process: a masked one.
+        times: ``n + 1`` decreasing times.
+        at: the number of the time at which the pause is made, from 1 to ``n - 1``; the authors' program waits at
+            ``alpha = 0.9``.
+        loops: steps of the pause, which come on top of the others.
+        sigma: the probability with which visible tokens are masked in them, a number or one each.
+
+    Raises:
+        ValueError: numbers out of range, a schedule that is not allowed, or a process without masks.
+    """
+    checks.within("sigma", sigma, 0.0, 1.0)
+    times = _masked_grid(process, times, "remdm_loop")
+    checks.integer("at", at, low=1)
+    if at > len(times) - 2:
+        raise ValueError(
+            f"at must be at most {len(times) - 2}, before the last of the {len(times) - 1} steps, got {at}"
+        )
+    checks.integer("loops", loops, low=0)
+    times = jnp.concatenate([times[:at], jnp.repeat(times[at], loops), times[at:]])
+    pause = jnp.zeros(len(times) - 1).at[at : at + loops].set(jnp.asarray(sigma))
+    return _table(process, times, jnp.minimum(pause, _most(process, times)))
 
 
 def remdm_confidence(process: Replacement, times: Times) -> Confidence:
@@ -95,8 +111,7 @@ def remdm_confidence(process: Replacement, times: Times) -> Confidence:
         times: ``n + 1`` decreasing times.
 
     Raises:
-        ValueError: a schedule that is not allowed.
-        TypeError: a process without masks.
+        ValueError: a schedule that is not allowed, or a process without masks.
     """
     times = _masked_grid(process, times, "remdm_confidence")
     return Confidence(ConfidenceRows(ancestral(process, times).rows, _most(process, times)), process)
@@ -165,22 +180,17 @@ class Confidence:
 def _masked_grid(process: Replacement, times: Times, name: str) -> Times:
     times = grid(process, times, name)
     if not process.noise.absorbing:
-        raise TypeError(f"{name} needs a masked process; remasking works with any")
+        raise ValueError(f"{name} masks tokens, and this process has no mask: remasking works with any noise")
     return times
+
+
+def _table(process: Replacement, times: Times, sigma: Float[Array, " n"]) -> TokenTable:
+    clean, noise = exact_coefficients(process, times)  # the noise is for nothing here
+    more = sigma * process.survival(times[:-1]) / process.noisiness(times[:-1])
+    return table(process, times, clean + more, noise, sigma, exact=True)
 
 
 def _most(process: Replacement, times: Times) -> Float[Array, " n"]:
     """``sigma_max``; 1 where nothing is visible, 0 in a step to the clean end."""
     a, left = process.survival(times[:-1]), process.noisiness(times[1:])
     return jnp.where(left < a, left / jnp.where(a > 0, a, 1.0), 1.0)
-
-
-def _loop(process: Replacement, times: Times, on: float, off: float, visible: float) -> tuple[Times, Bool[Array, " n"]]:
-    """Times of which some in the middle stay, and the steps that do: what time means outside is stretched."""
-    rest = process.time(jnp.log(jnp.asarray(visible, times.dtype)))
-    left = times / times[0]
-    begin = rest + (times[0] - rest) * (left - on) / (1 - on)
-    end = rest * left / off if off > 0 else jnp.zeros_like(left)
-    stretched = jnp.where(left > on, begin, jnp.where(left < off, end, rest))
-    inside = (left <= on) & (left >= off)
-    return stretched, inside[:-1] & inside[1:]
