@@ -183,6 +183,10 @@ def table(calls: tuple[int, ...]) -> list[str]:
         "tau_leaping, reject": lambda p, t: d.tau_leaping(p, t, **reject),
         "remasking, share 0.1": d.remasking,
     }
+    of_masks: dict[str, Callable[..., TokenTable]] = {
+        "remdm_cap, sigma 0.02": d.remdm_cap,
+        "remdm_rescale, share 0.1": d.remdm_rescale,
+    }
     pairs: dict[str, Callable[..., TwoStage]] = {
         "theta_trapezoidal, clock": d.theta_trapezoidal,
         "theta_trapezoidal, reject": lambda p, t: d.theta_trapezoidal(p, t, **reject),
@@ -194,7 +198,7 @@ def table(calls: tuple[int, ...]) -> list[str]:
     for name, where, length in [("15 states", (toy, network, data, toy.push(data, jnp.asarray(1.0))), 1)] + [
         (f"{kind} 3^5", problem(kind), LENGTH) for kind in ("masked", "uniform")
     ]:
-        for sampler, make in singles.items():
+        for sampler, make in (singles | of_masks if name.startswith("masked") else singles).items():
             add(f"{name}, {sampler}", one(make, *where, length))
         for sampler, pair in pairs.items():
             if name != "masked 3^5":  # 4^5 states squared, twice
