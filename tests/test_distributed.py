@@ -1,0 +1,179 @@
+"""Many devices and processes: the same samples as one, and sentences for what does not fit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsamplers as js
+from jaxsamplers import distributed
+from tests import pod_program
+
+ROOT = Path(__file__).parents[1]
+POD = ROOT / "tpu_scripts" / "local_pod.sh"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No cluster, whatever runs the tests."""
+    for variable in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", *(f"JAX_{name}" for name in VARIABLES)):
+        monkeypatch.delenv(variable, raising=False)
+
+
+VARIABLES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+
+
+def pod(count: int, out: Path, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LOCAL_POD_LOGS": str(out / "logs")}
+    command = [str(POD), str(count), sys.executable, *map(str, arguments)]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert not check or run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_make_the_samples_of_one(count, tmp_path):
+    pod(count, tmp_path, "-m", "tests.pod_program", "sample", tmp_path / "all.npz")
+    keys = js.sample_keys(jax.random.key(7), jnp.arange(pod_program.COUNT))
+    alone = jax.jit(pod_program.draw)(keys)
+    with np.load(tmp_path / "all.npz") as made:
+        assert made["processes"] == count
+        assert made["total"] == 6 * sum(range(count))
+        np.testing.assert_allclose(made["samples"], alone, rtol=1e-6, atol=1e-6)
+    assert [path.name for path in sorted((tmp_path / "logs").iterdir())] == [f"{i}.log" for i in range(count)]
+
+
+def test_one_process_that_fails_ends_all(tmp_path):
+    begun = time.monotonic()
+    failing = (
+        "import os, sys, time; print('no luck'); os.environ['JAX_PROCESS_ID'] == '1' and sys.exit(7); time.sleep(60)"
+    )
+    run = pod(3, tmp_path, "-c", failing, check=False)
+    assert run.returncode == 7
+    assert "process 1 ended with status 7" in run.stderr
+    assert "no luck" in run.stderr
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("arguments", [[], ["two", "true"], ["0", "true"], ["2"]])
+def test_local_pod_says_how_it_is_used(arguments):
+    run = subprocess.run([POD, *arguments], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "usage: local_pod.sh NUMBER-OF-PROCESSES COMMAND" in run.stderr
+
+
+def test_keys_are_the_samples_own():
+    mesh = distributed.mesh()
+    found = distributed.keys(jax.random.key(3), 16, mesh, first=8)
+    wanted = js.sample_keys(jax.random.key(3), jnp.arange(8, 24))
+    np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(wanted))
+    assert found.sharding.is_equivalent_to(distributed.over_data(mesh), 1)
+    assert len(found.sharding.device_set) == len(jax.devices())
+
+
+def test_samples_need_no_other_device():
+    """Neither the noise nor the sampler of a batch over the mesh has a collective in its program."""
+    keys = distributed.keys(jax.random.key(7), pod_program.COUNT, distributed.mesh())
+    text = jax.jit(pod_program.draw).lower(keys).compile().as_text()
+    assert not [word for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute") if word in text]
+
+
+def test_meshes():
+    count = jax.device_count()
+    assert distributed.mesh().shape == {"data": count, "model": 1}
+    assert distributed.mesh(model=2).shape == {"data": count // 2, "model": 2}
+    assert distributed.mesh(data=2, model=-1).shape == {"data": 2, "model": count // 2}
+    rows = distributed.shard({"x": np.arange(count)}, distributed.mesh(model=2))
+    assert rows["x"].sharding.spec == jax.sharding.PartitionSpec("data")
+    np.testing.assert_array_equal(distributed.gather(rows)["x"], np.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: distributed.mesh(data=3), "data=3 and model=1; their product must be the number of devices, 8"),
+        (lambda: distributed.mesh(model=3), "3 does not divide the devices: got data=-1 and model=3"),
+        (lambda: distributed.mesh(data=-1, model=-1), "only one of data and model can be -1"),
+        (lambda: distributed.mesh(data=0), "data must be at least 1, got 0"),
+        (
+            lambda: distributed.keys(jax.random.key(0), 20, distributed.mesh()),
+            "batch of 20 .* data=8: 16 or 24",
+        ),
+        (lambda: distributed.shard(np.zeros((4, 2)), distributed.mesh()), "a batch of 4 .* data=8: 8 would"),
+        (
+            lambda: distributed.start(processes=2),
+            "processes=2, but no cluster .* set JAX_COORDINATOR_ADDRESS and",
+        ),
+        (lambda: distributed.start("here", 2, 0), "address must be host:port, got 'here'"),
+        (lambda: distributed.start("here:1", 2), "process is needed too: give it, or set JAX_PROCESS_ID"),
+        (lambda: distributed.start("here:1", process=1), "processes is needed too: give it, or set JAX_NUM_PROCESSES"),
+        (lambda: distributed.start("here:1", 2, 2), "process must be from 0 to 1, since there are 2, got 2"),
+        (lambda: distributed.start(timeout=0), "timeout must be above 0"),
+    ],
+)
+def test_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_coordinator_that_is_not_there():
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"process 1 of 2 reached nobody at 127.0.0.1:9 within 0.3 s .*must be"):
+        distributed.start("127.0.0.1:9", 2, 1, timeout=0.3)
+    assert time.monotonic() - begun < 5
+
+
+class Meeting:
+    """In the place of ``jax.distributed``."""
+
+    def __init__(self, monkeypatch, processes: int) -> None:
+        self.calls: list[tuple] = []
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: bool(self.calls))
+        monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: self.calls.append(given))
+        monkeypatch.setattr(jax, "process_count", lambda: processes)
+
+
+def test_alone_nothing_is_started(monkeypatch):
+    meeting = Meeting(monkeypatch, 1)
+    distributed.start()
+    distributed.start("here:1", 1, 0)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    distributed.start()
+    assert not meeting.calls
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES must be an integer of at least 1, got 'two'"):
+        distributed.start()
+
+
+def test_the_environment_says_where(monkeypatch):
+    meeting = Meeting(monkeypatch, 2)
+    for variable, value in zip(VARIABLES, ("here:12", "2", "0"), strict=True):
+        monkeypatch.setenv(f"JAX_{variable}", value)
+    distributed.start()
+    distributed.start()
+    assert meeting.calls == [("here:12", 2, 0)]
+    with pytest.raises(RuntimeError, match="processes=3, but 2 have met: start all of them with the same number"):
+        distributed.start(processes=3)
+
+
+def test_slurm_is_found(monkeypatch):
+    meeting = Meeting(monkeypatch, 4)
+    for variable, value in {"JOB_ID": "1", "STEP_NODELIST": "a[0-3]", "NTASKS": "4", "PROCID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{variable}", value)
+    distributed.start(processes=4)
+    assert meeting.calls == [(None, None, None)]
+
+
+def test_a_wait_in_vain_is_explained(monkeypatch, capsys):
+    Meeting(monkeypatch, 2)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: time.sleep(0.5))
+    distributed.start("127.0.0.1:9", 2, 0, timeout=0.1)
+    assert "process 0 waited 0.1 s for all 2 to come, and some did not" in capsys.readouterr().err
