@@ -6,6 +6,7 @@ from jaxsamplers import (
     boundary,
     discrete,
     distributed,
+    exports,
     guidance,
     interpolants,
     learn,
@@ -21,6 +22,7 @@ from jaxsamplers import (
 )
 from jaxsamplers.core import Sampler, SolverState, network_calls, run, sample, sample_keys
 from jaxsamplers.denoisers import convert, denoiser, from_linen, from_nnx, predict
+from jaxsamplers.exports import export
 from jaxsamplers.memory import remembering
 from jaxsamplers.stages import cascade, matched_time, stitch
 from jaxsamplers.tableau import Tableau, align, pad, with_extra
@@ -40,6 +42,8 @@ __all__ = [
     "denoiser",
     "discrete",
     "distributed",
+    "export",
+    "exports",
     "from_linen",
     "from_nnx",
     "guidance",
