@@ -9,7 +9,7 @@ Time runs from 1, noise, to 0, clean. ``model`` returns logits of the Bayes post
 that was trained on something else is wrapped by ``js.discrete.denoiser``.
 """
 
-from jaxsamplers.discrete import chain, orders, randomness, survival, text, truncation
+from jaxsamplers.discrete import chain, losses, orders, randomness, survival, text, truncation
 from jaxsamplers.discrete.categorical import Categorical, categorical
 from jaxsamplers.discrete.d3pm import D3PM, d3pm
 from jaxsamplers.discrete.denoisers import Denoiser, denoiser, from_bayes, predictions, to_bayes
@@ -64,6 +64,7 @@ __all__ = [
     "denoiser",
     "from_bayes",
     "gaussian_steps",
+    "losses",
     "marginal",
     "masked",
     "neighbour_steps",

@@ -55,8 +55,12 @@ class Denoiser:
 
     def __call__(self, x: Tokens, t: Array, **extra: Any) -> Logits:
         """Logits of each clean token at each position; ``t`` is a scalar or ``[batch]``."""
+        return to_bayes(self.process, self.prediction, self.output(x, t, **extra), x, t)
+
+    def output(self, x: Tokens, t: Array, **extra: Any) -> Logits:
+        """What the network itself predicts."""
         output = self.apply(x, t if self.time is None else self.time(t), **extra)
-        return to_bayes(self.process, self.prediction, checked_logits(output, x, self.process.vocab), x, t)
+        return checked_logits(output, x, self.process.vocab)
 
 
 def denoiser(

@@ -76,7 +76,7 @@ class Matrices:
     def likelihood(self, x: Tokens, t: Times, s: Times | float = 0.0) -> Float[Array, "... V"]:
         """``q(x_t = x | x_s = v)`` for every ``v``; with an ``s``, both times are scalars."""
         last, first = self.index(t), self.index(s)
-        if checks.is_zero(first):
+        if checks.is_zero(s):
             return jnp.swapaxes(self.products, 1, 2)[expand(last, x), x]
         back = lambda i, law: law @ self.steps[last - 1 - i].T
         return jax.lax.fori_loop(0, last - first, back, jax.nn.one_hot(x, self.vocab, dtype=self.steps.dtype))

@@ -24,10 +24,10 @@ def bits(key: Key[Array, ...], shape: tuple[int, ...]) -> UInt32[Array, "..."]:
         ValueError: not as many keys as samples.
     """
     if key.ndim == 0:
-        return jax.random.bits(key, shape)
+        return jax.random.bits(key, shape, jnp.uint32)
     if key.shape != shape[:1]:
         raise ValueError(f"one key per sample: {key.shape[0]} keys for a sample of shape {shape}")
-    return jax.vmap(lambda k: jax.random.bits(k, shape[1:]))(key)
+    return jax.vmap(lambda k: jax.random.bits(k, shape[1:], jnp.uint32))(key)
 
 
 def happens(random: UInt32[Array, "..."], probability: Float[Array, "..."]) -> Bool[Array, "..."]:
