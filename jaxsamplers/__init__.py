@@ -20,6 +20,7 @@ from jaxsamplers import (
     statistics,
     transforms,
 )
+from jaxsamplers.chunks import chunked
 from jaxsamplers.core import Sampler, SolverState, network_calls, run, sample, sample_keys
 from jaxsamplers.denoisers import convert, denoiser, from_linen, from_nnx, predict
 from jaxsamplers.exports import export
@@ -38,6 +39,7 @@ __all__ = [
     "analytic",
     "boundary",
     "cascade",
+    "chunked",
     "convert",
     "denoiser",
     "discrete",

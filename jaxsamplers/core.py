@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key, PyTree
 
 Model = Callable[..., Any]
+Remat = bool | Callable[..., Any]  # whether, or a policy of ``jax.checkpoint_policies``
 S = TypeVar("S", bound="Sampler")
 Record = TypeVar("Record")
 
@@ -67,7 +68,7 @@ def run(
     key: Key[Array, ...] | None = None,
     *,
     record: None = None,
-    remat: bool = True,
+    remat: Remat = True,
     unroll: int = 1,
 ) -> SolverState: ...
 
@@ -80,7 +81,7 @@ def run(
     key: Key[Array, ...] | None = None,
     *,
     record: Callable[[SolverState], Record],
-    remat: bool = True,
+    remat: Remat = True,
     unroll: int = 1,
 ) -> tuple[SolverState, Record]: ...
 
@@ -92,7 +93,7 @@ def run(
     key: Key[Array, ...] | None = None,
     *,
     record: Callable[[SolverState], Record] | None = None,
-    remat: bool = True,
+    remat: Remat = True,
     unroll: int = 1,
 ) -> SolverState | tuple[SolverState, Record]:
     """Take every row of ``sampler``, starting from ``x``; a pure function, to be jitted by the caller.
@@ -107,7 +108,8 @@ def run(
         record: a function of the state whose results are stacked along a new leading axis of length
             ``n`` and returned as a second value; nothing is kept otherwise.
         remat: checkpoint the scan body, so that a gradient stores one state a row and recomputes the
-            network instead of keeping its activations. Costs nothing unless differentiated.
+            network instead of keeping its activations. Costs nothing unless differentiated. A policy, such as
+            ``jax.checkpoint_policies.dots_saveable``, says what to keep; docs/memory.md has measured costs.
         unroll: rows in one pass of the compiled loop, ``lax.scan``'s. The model is compiled that many times. With 2 XLA
             need not copy the registers from row to row, which shows when the model costs little more than the update.
 
@@ -123,7 +125,8 @@ def run(
         state = sampler.step(state, row, model)
         return state, None if record is None else record(state)
 
-    scanned = jax.checkpoint(body, prevent_cse=False) if remat else body
+    policy = None if isinstance(remat, bool) else remat
+    scanned = jax.checkpoint(body, prevent_cse=False, policy=policy) if remat else body
     state, records = jax.lax.scan(scanned, state, sampler.rows, unroll=unroll)
     return state if record is None else (state, records)
 
@@ -134,7 +137,7 @@ def sample(
     x: PyTree,
     key: Key[Array, ...] | None = None,
     *,
-    remat: bool = True,
+    remat: Remat = True,
     unroll: int = 1,
 ) -> PyTree:
     """The sample that ``run`` ends with; same arguments."""
