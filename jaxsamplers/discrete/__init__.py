@@ -14,6 +14,9 @@ from jaxsamplers.discrete.categorical import Categorical, categorical
 from jaxsamplers.discrete.d3pm import D3PM, d3pm
 from jaxsamplers.discrete.denoisers import Denoiser, denoiser, from_bayes, predictions, to_bayes
 from jaxsamplers.discrete.first_hitting import FirstHitting, first_hitting
+from jaxsamplers.discrete.flow import bump, flow_cumulative, flow_euler, flow_exact
+from jaxsamplers.discrete.gillespie import k_gillespie
+from jaxsamplers.discrete.glauber import Glauber, glauber, glauber_generative, signal_classifier
 from jaxsamplers.discrete.matrices import (
     Matrices,
     absorbing_steps,
@@ -23,6 +26,7 @@ from jaxsamplers.discrete.matrices import (
     uniform_steps,
 )
 from jaxsamplers.discrete.ordered import OrderedSampler, ordered
+from jaxsamplers.discrete.predictor_corrector import predictor_corrector
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
 from jaxsamplers.discrete.remdm import Confidence, remdm_cap, remdm_confidence, remdm_loop, remdm_rescale
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
@@ -43,7 +47,14 @@ registry = {
     "remdm_rescale": remdm_rescale,
     "remdm_loop": remdm_loop,
     "ordered": ordered,
+    "k_gillespie": k_gillespie,
     "first_hitting": first_hitting,
+    "flow_euler": flow_euler,
+    "flow_cumulative": flow_cumulative,
+    "flow_exact": flow_exact,
+    "predictor_corrector": predictor_corrector,
+    "glauber": glauber,
+    "glauber_generative": glauber_generative,
     "d3pm": d3pm,
 }
 
@@ -53,12 +64,14 @@ __all__ = [
     "Confidence",
     "Denoiser",
     "FirstHitting",
+    "Glauber",
     "Matrices",
     "OrderedSampler",
     "Replacement",
     "TokenTable",
     "TwoStage",
     "absorbing_steps",
+    "bump",
     "categorical",
     "chain",
     "denoiser",
@@ -74,6 +87,7 @@ __all__ = [
     "predictions",
     "randomness",
     "registry",
+    "signal_classifier",
     "survival",
     "text",
     "to_bayes",
