@@ -5,17 +5,15 @@ what a perfect network of the chosen prediction type (``v``, say) would answer,
 
     loss = E || network(x_t, t) - target(x0, x_t, t) ||^2
 
-Beside the network its exponential average is kept, which is what samples are drawn from. Everything the run depends
-on sits in one pytree, ``Training``: the batch of step ``k`` comes from ``fold_in(key, k)``, so there is no position in
-the data to be saved and a run resumed from a checkpoint goes on to the same numbers.
-
-Training goes in compiled chunks. Inside the compiled chunk, after its last step, the sampler runs on the
+Beside the network its exponential average is kept, which is what samples are drawn from (``training.py``). Training
+goes in compiled chunks. Inside the compiled chunk, after its last step, the sampler runs on the
 averaged network and the samples are compared with real digits; only three numbers leave the program.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,61 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import jaxsamplers as js
-from experiments.networks import NetworkSettings, build
+from experiments import networks, training
+from experiments.networks import NetworkSettings
+from experiments.training import Training, TrainSettings
 from jaxsamplers import checks, metrics
-from jaxsamplers.records import checkpoints
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key, PyTree
+    from jaxtyping import Array, Float, Key
 
     Images = Float[Array, "n 8 8 1"]
-    Chunk = Callable[["Training", Images, Images], tuple["Training", dict[str, Array]]]
+    Chunk = Callable[[Training, Images, Images], tuple[Training, dict[str, Array]]]
 
 NUMBERS = ("loss", "train_distance", "held_out_distance")
-BATCHES, PREVIEW, SHEET = range(3)  # what the run's key is folded with, one number a purpose
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """How to train.
-
-    Attributes:
-        steps: gradient steps in all; a finished run given more goes on.
-        batch: images a step.
-        learning_rate: of AdamW, after the warm-up.
-        warmup: steps of linear warm-up; constant afterwards (the average does the annealing), so that the numbers
-            of a run do not depend on how far it is meant to go.
-        weight_decay: of AdamW.
-        average: decay of the exponential average of the parameters.
-        chunk: steps compiled into one program; a line of history each.
-        checkpoint: steps between checkpoints, a multiple of ``chunk``.
-        seed: of everything random.
-    """
-
-    steps: int = 5000
-    batch: int = 96
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    weight_decay: float = 0.01
-    average: float = 0.998
-    chunk: int = 100
-    checkpoint: int = 500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "chunk", "checkpoint"):
-            checks.integer(name, getattr(self, name), low=1)
-        for name in ("warmup", "seed"):
-            checks.integer(name, getattr(self, name), low=0)
-        checks.within("learning_rate", self.learning_rate, 0.0, above=True)
-        checks.within("weight_decay", self.weight_decay, 0.0)
-        checks.within("average", self.average, 0.0, 1.0)
-        for name in ("steps", "checkpoint"):
-            if getattr(self, name) % self.chunk:
-                raise ValueError(f"{name} must be a multiple of chunk ({self.chunk}), got {getattr(self, name)}")
+PREVIEW, SHEET = 1, 2  # what the run's key is folded with, one number a purpose; 0 is training's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,41 +85,9 @@ class Settings:
         checks.one_of("prediction", self.prediction, ("epsilon", "x0", "v", "velocity"))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """All a run needs to go on.
-
-    Attributes:
-        network: the network, a callable pytree of parameters.
-        average: the same with averaged parameters.
-        optimiser: AdamW's moments.
-        key: the run's PRNG key, never changed.
-        step: gradient steps taken.
-    """
-
-    network: PyTree
-    average: PyTree
-    optimiser: PyTree
-    key: Key[Array, ""]
-    step: Int[Array, ""]
-
-
-def start(settings: Settings) -> Training:
-    """The state before the first step, on the first device."""
-    return jax.device_put(jax.jit(lambda: _start(settings))(), jax.devices()[0])
-
-
-def resume(settings: Settings, directory: str | Path) -> Training:
-    """The state saved in the last checkpoint in ``directory``; raises what ``checkpoints.restore`` does."""
-    return checkpoints.restore(directory, jax.eval_shape(lambda: _start(settings)))
-
-
-def _start(settings: Settings) -> Training:
-    key = jax.random.key(settings.train.seed)
-    network = build(settings.network, jax.random.fold_in(key, 0))
-    moments = _optimiser(settings.train).init(network)
-    return Training(network, network, moments, jax.random.fold_in(key, 1), jnp.zeros((), jnp.int32))
+def build(settings: Settings) -> Callable[..., Any]:
+    """What makes the network of a key."""
+    return functools.partial(networks.build, settings.network)
 
 
 def chunk(settings: Settings) -> Chunk:
@@ -172,17 +98,15 @@ def chunk(settings: Settings) -> Chunk:
     Neither goes to 0: the mark is what as many real training digits have, some way off the held-out ones, which are by
     other hands.
     """
-    process, optimiser, sampler = process_of(settings), _optimiser(settings.train), sampler_of(settings)
+    process, sampler = process_of(settings), sampler_of(settings)
 
     def step(now: Training, digits: Images) -> tuple[Training, Float[Array, ""]]:
-        pick, noise = jax.random.split(jax.random.fold_in(jax.random.fold_in(now.key, BATCHES), now.step))
-        batch = digits[jax.random.randint(pick, (settings.train.batch,), 0, len(digits))]
-        loss, gradient = jax.value_and_grad(denoising_loss)(now.network, process, settings.prediction, noise, batch)
-        updates, moments = optimiser.update(gradient, now.optimiser, now.network)
-        network = optax.apply_updates(now.network, updates)
-        decay = jnp.minimum(settings.train.average, (1 + now.step) / (10 + now.step))
-        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, now.average, network)
-        return Training(network, average, moments, now.key, now.step + 1), loss
+        def loss(network: Callable[..., Any], key: Key[Array, ""]) -> Float[Array, ""]:
+            pick, noise = jax.random.split(key)
+            batch = digits[jax.random.randint(pick, (settings.train.batch,), 0, len(digits))]
+            return denoising_loss(network, process, settings.prediction, noise, batch)
+
+        return training.step(settings.train, now, loss)
 
     @jax.jit
     def run(now: Training, digits: Images, held_out: Images) -> tuple[Training, dict[str, Array]]:
@@ -225,19 +149,19 @@ def times_of(settings: Settings) -> Float[Array, " n+1"]:
     return js.schedules.registry[settings.sample.schedule](process_of(settings), settings.sample.steps)
 
 
-def denoiser_of(settings: Settings, training: Training) -> js.denoisers.Denoiser:
+def denoiser_of(settings: Settings, trained: Training) -> js.denoisers.Denoiser:
     """The averaged network as a denoiser."""
-    return js.denoiser(training.average, process_of(settings), settings.prediction)
+    return js.denoiser(trained.average, process_of(settings), settings.prediction)
 
 
-def draw(settings: Settings, sampler: js.Sampler, training: Training, count: int, role: int) -> Images:
+def draw(settings: Settings, sampler: js.Sampler, trained: Training, count: int, role: int) -> Images:
     """Samples from the averaged network; ``role`` picks the starting noise, the same at every step of a run."""
-    return js.sample(sampler, denoiser_of(settings, training), starting_noise(settings, training, count, role))
+    return js.sample(sampler, denoiser_of(settings, trained), starting_noise(settings, trained, count, role))
 
 
-def starting_noise(settings: Settings, training: Training, count: int, role: int) -> Images:
+def starting_noise(settings: Settings, trained: Training, count: int, role: int) -> Images:
     """What sampling starts from."""
-    return process_of(settings).prior(jax.random.fold_in(training.key, role), (count, *settings.network.shape))
+    return process_of(settings).prior(jax.random.fold_in(trained.key, role), (count, *settings.network.shape))
 
 
 def distance(x: Images, y: Images) -> Float[Array, ""]:
@@ -257,13 +181,4 @@ def load(directory: str | Path) -> tuple[Settings, Training]:
     settings = Settings(
         **{name: sections[name](**value) if name in sections else value for name, value in written.items()}
     )
-    return settings, resume(settings, Path(directory) / "checkpoints")
-
-
-def _optimiser(settings: TrainSettings) -> optax.GradientTransformation:
-    rate = (
-        optax.linear_schedule(0.0, settings.learning_rate, settings.warmup)
-        if settings.warmup
-        else settings.learning_rate
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=settings.weight_decay))
+    return settings, training.resume(settings.train, build(settings), Path(directory) / "checkpoints")

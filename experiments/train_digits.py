@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsamplers as js
-from experiments import config, digits
-from experiments.digits import SHEET, Settings, Training
+from experiments import config, digits, training
+from experiments.digits import SHEET, Settings
+from experiments.training import Training
 from jaxsamplers import datasets, plotting
 from jaxsamplers.records import checkpoints, history
 from jaxsamplers.records.files import write_text
-from jaxsamplers.records.progress import progress
 
 IMAGES = 96
 
@@ -52,67 +51,23 @@ def train(settings: Settings, out: str | Path) -> Training:
         CheckpointError: the last checkpoint cannot be read; nothing has been changed then.
         FloatingPointError: the loss or the samples are no longer finite; the last good checkpoint is kept.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    training = _resume(settings, out)
-    done, total = int(training.step), settings.train.steps
-    data = datasets.digits()
+    data, run = datasets.digits(), digits.chunk(settings)
     learn, held_out = jnp.asarray(data.train), jnp.asarray(data.held_out)
-    run = digits.chunk(settings)
-    with progress("training", total, done) as advance:
-        while done < total:
-            training, numbers = run(training, learn, held_out)
-            shown = {name: float(numbers[name]) for name in digits.NUMBERS}
-            if not all(map(math.isfinite, shown.values())):
-                raise FloatingPointError(_not_finite(shown, done, done + settings.train.chunk, out))
-            done += settings.train.chunk
-            history.append(out / "history.jsonl", {"step": done, **shown})
-            if done % settings.train.checkpoint == 0 or done == total:
-                checkpoints.save(out / "checkpoints", done, training)
-            advance(done, **shown)
-    return training
+    return training.fit(settings, out, digits.build(settings), lambda now: run(now, learn, held_out), digits.NUMBERS)
 
 
-def _resume(settings: Settings, out: Path) -> Training:
-    """The last checkpoint, or the start; the history is cut back to it only after it has been read."""
-    written = out / "config.json"
-    changed = config.differences(settings, written, ignore=["train.steps"]) if written.exists() else []
-    if changed:
-        raise ValueError(
-            f"{out} holds a run with other settings; give another --out, or the same settings to go on. "
-            f"Changed: {'; '.join(changed)}"
-        )
-    present = checkpoints.steps(out / "checkpoints")
-    if present and present[-1] > settings.train.steps:
-        raise ValueError(f"{out} is already at step {present[-1]}, beyond train.steps={settings.train.steps}")
-    training = digits.resume(settings, out / "checkpoints") if present else digits.start(settings)
-    history.cut(out / "history.jsonl", int(training.step))
-    config.write(settings, written)
-    return training
-
-
-def _not_finite(shown: dict[str, float], before: int, after: int, out: Path) -> str:
-    kept = checkpoints.steps(out / "checkpoints")
-    good = f"the last good checkpoint, of step {kept[-1]}, is kept" if kept else "there is no checkpoint yet"
-    values = " and ".join(f"{name} {value}" for name, value in shown.items())
-    return (
-        f"training broke down between steps {before} and {after}: {values}; {good} in {out / 'checkpoints'}. "
-        "A smaller train.learning_rate or a longer train.warmup usually helps (with another --out)."
-    )
-
-
-def report(settings: Settings, training: Training, out: str | Path) -> dict[str, Any]:
+def report(settings: Settings, trained: Training, out: str | Path) -> dict[str, Any]:
     """Draw the pictures and write ``summary.json``, whose contents are returned."""
     out, data = Path(out), datasets.digits()
     sampler = digits.sampler_of(settings)
 
     @jax.jit
-    def draw(training: Training) -> tuple[js.SolverState, jax.Array]:
-        noise = digits.starting_noise(settings, training, IMAGES, SHEET)
-        state, path = js.run(sampler, digits.denoiser_of(settings, training), noise, record=lambda state: state.x[0])
+    def draw(trained: Training) -> tuple[js.SolverState, jax.Array]:
+        noise = digits.starting_noise(settings, trained, IMAGES, SHEET)
+        state, path = js.run(sampler, digits.denoiser_of(settings, trained), noise, record=lambda state: state.x[0])
         return state, jnp.concatenate([noise[:1], path])
 
-    state, path = draw(training)
+    state, path = draw(trained)
     rows = history.read(out / "history.jsonl")
     learn, held_out = jnp.asarray(data.train), jnp.asarray(data.held_out)
     real = jax.random.permutation(jax.random.key(0), learn)[: settings.sample.count]
@@ -120,7 +75,7 @@ def report(settings: Settings, training: Training, out: str | Path) -> dict[str,
         "train_distance": float(digits.distance(real, learn)),
         "held_out_distance": float(digits.distance(real, held_out)),
     }
-    title = f"{settings.network.framework}, step {int(training.step)}, {settings.sample.steps} network calls"
+    title = f"{settings.network.framework}, step {int(trained.step)}, {settings.sample.steps} network calls"
     plotting.sheet(state.x, out / "samples.png", columns=12, title=title)
     plotting.trajectory(path, digits.times_of(settings), out / "trajectory.png")
     plotting.curves(
@@ -130,7 +85,7 @@ def report(settings: Settings, training: Training, out: str | Path) -> dict[str,
         logarithmic=["loss"],
         levels=marks,
     )
-    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(training.network))
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(trained.network))
     summary = {**rows[-1], **{f"{name}_of_real_digits": mark for name, mark in marks.items()}, "parameters": parameters}
     write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
