@@ -1,0 +1,381 @@
+"""The scripts for TPU pods, against a stand-in for gcloud that records calls and fails when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "tpu_scripts"
+ALL = sorted(path.name for path in SCRIPTS.glob("*.sh") if path.name not in ("lib.sh", "local_pod.sh"))
+CAPACITY = 'There is no more capacity in the zone "z"; you can try in another zone [code 8]'
+
+
+class Cloud:
+    """A project with one TPU of two hosts, and a repository that has the scripts."""
+
+    def __init__(self, tmp: Path, repository: Path) -> None:
+        self.here = tmp / "cloud"
+        self.here.mkdir()
+        self.scripts = repository / "tpu_scripts"
+        named = {"NAME": "mine", "PROJECT": "p", "ZONE": "z", "TYPE": "v5litepod-16", "WORKERS": "2", "POLL": "0"}
+        named |= {"RETRIES": "3", "BACKOFF": "0", "LOGS": str(tmp / "logs"), "SHARED": str(tmp)}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TPU_", "JAX_", "XPK_"))}
+        self.environment = {
+            **kept,
+            **{f"TPU_{name}": value for name, value in named.items()},
+            "PATH": f"{ROOT / 'tests' / 'stand_ins'}:{os.environ['PATH']}",
+            "STAND_IN": str(self.here),
+        }
+
+    def run(self, script: str, *arguments: str, status: int = 0, **environment: str) -> str:
+        """What the script says, on both streams."""
+        command = [str(self.scripts / f"{script}.sh"), *arguments]
+        done = subprocess.run(
+            command,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def put(self, name: str, *lines: str) -> None:
+        (self.here / name).write_text("".join(f"{line}\n" for line in lines))
+
+    def get(self, name: str) -> list[str]:
+        path = self.here / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def calls(self, *words: str) -> list[str]:
+        return [call for call in self.get("calls") if all(word in call for word in words)]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("repository")
+    shutil.copytree(SCRIPTS, path / "tpu_scripts")
+    commit(path)
+    return path
+
+
+def commit(path: Path) -> str:
+    git = ["git", "-C", str(path), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run([*git, *words], check=True)
+    return subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+
+
+@pytest.fixture
+def cloud(tmp_path, repository) -> Iterator[Cloud]:
+    cloud = Cloud(tmp_path, repository)
+    yield cloud
+    for file in cloud.here.glob("worker-*/jaxsamplers/.run/pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(file.read_text()), signal.SIGKILL)
+
+
+@pytest.fixture
+def ready(cloud) -> Cloud:
+    """With a TPU that is set up."""
+    cloud.run("create")
+    cloud.run("setup")
+    return cloud
+
+
+def wait_for(cloud: Cloud, answer: str) -> str:
+    for _ in range(200):
+        if answer in (said := cloud.run("status")):
+            return said
+        time.sleep(0.02)
+    raise AssertionError(said)
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck():
+    files = [*SCRIPTS.rglob("*.sh"), *(ROOT / "tests" / "stand_ins").iterdir()]
+    check = subprocess.run(["shellcheck", "-x", "-P", "SCRIPTDIR", *files], capture_output=True, text=True)
+    assert check.returncode == 0, check.stdout
+
+
+def test_create_waits_for_capacity_and_in_the_queue(cloud):
+    cloud.put("fail-create", CAPACITY, CAPACITY)
+    cloud.put("made", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
+    said = cloud.run("create", "--spot", "--valid", "6h", TPU_BACKOFF="30", TPU_POLL="7")
+    assert "no capacity for v5litepod-16 in z" in said
+    assert "try 2 of 4 follows" in said
+    assert "try 3 of 4 follows" in said
+    assert cloud.get("sleeps") == ["30", "60", "7", "7"]
+    made = cloud.calls("create")
+    assert len(made) == 3
+    wanted = ("queued-resources create mine --node-id=mine --project=p --zone=z", "--accelerator-type=v5litepod-16")
+    wanted += ("--runtime-version=v2-alpha-tpuv5-lite", "--spot", "--valid-until-duration=6h")
+    assert all(word in made[-1] for word in wanted)
+
+
+def test_create_and_delete_once(cloud):
+    for _ in range(2):
+        assert "mine is there" in cloud.run("create")
+    assert len(cloud.calls("create")) == 1
+    for _ in range(2):
+        assert "there is no mine" in cloud.run("delete")
+    assert len(cloud.calls("delete", "--force")) == 1
+
+
+def test_create_gives_up(cloud):
+    cloud.put("fail-create", *[CAPACITY] * 9)
+    said = cloud.run("create", status=2, TPU_BACKOFF="30", TPU_BACKOFF_MAX="50")
+    assert "given up after 3 more tries (TPU_RETRIES)" in said
+    assert len(cloud.calls("create")) == 4
+    assert cloud.get("sleeps") == ["30", "50", "50"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        ("RESOURCE_EXHAUSTED: Quota limit 'TPUS' has been exceeded. Limit: 0", "the project has no quota for this"),
+        ("INVALID_ARGUMENT: unknown runtime version", "gcloud refuses: ERROR: INVALID_ARGUMENT: unknown runtime"),
+    ],
+)
+def test_create_does_not_repeat_what_cannot_work(cloud, error, sentence):
+    cloud.put("fail-create", error)
+    assert sentence in cloud.run("create", status=2)
+    assert len(cloud.calls("create")) == 1
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
+def test_create_replaces_what_was_taken_away(cloud, state):
+    cloud.put("resource", state)
+    assert "mine is there" in cloud.run("create")
+    assert [call.split()[4] for call in cloud.calls("queued-resources") if "describe" not in call] == [
+        "delete",
+        "create",
+    ]
+
+
+def test_without_the_queue(cloud):
+    cloud.put("fail-create", CAPACITY)
+    cloud.put("made", "CREATING", "READY")
+    cloud.run("create", "--direct")
+    assert "tpu-vm create mine --project=p --zone=z --version=v2-alpha-tpuv5-lite" in cloud.calls("create")[1]
+    cloud.put("resource", "PREEMPTED")
+    cloud.run("delete", "--direct")
+    assert cloud.calls("tpu-vm delete mine")
+    assert not cloud.calls("queued-resources")
+
+
+def test_delete_insists(cloud):
+    cloud.put("resource", "ACTIVE")
+    cloud.put("fail-delete", "INTERNAL: try again")
+    cloud.put("fail-describe", "UNAVAILABLE: no answer")
+    cloud.run("delete")
+    assert not cloud.get("resource")
+    cloud.put("resource", "ACTIVE")
+    cloud.put("fail-delete", *["INTERNAL"] * 9)
+    assert "mine is still there after 4 tries: it may cost money" in cloud.run("delete", status=2)
+
+
+def test_setup_of_every_host_once(cloud, tmp_path):
+    cloud.run("create")
+    cloud.put("fail-scp", "Connection reset")
+    said = cloud.run("setup")
+    assert "could not be set up; once more" in said
+    assert "all 2 workers are set up" in said
+    assert len(cloud.calls("scp")) == 3
+    installed = cloud.calls("uv pip install")
+    assert len(installed) == 2
+    assert "-e .[experiments] jax[tpu]" in installed[0]
+    cloud.run("setup")
+    assert len(cloud.calls("scp")) == 3
+    again = tmp_path / "again"
+    shutil.copytree(cloud.scripts.parent, again)
+    new = commit(again)
+    cloud.scripts = again / "tpu_scripts"
+    assert new[:10] in cloud.run("setup")
+    assert len(cloud.calls("scp")) == 5
+    cloud.put("unreachable", "1")
+    cloud.put("worker-0/jaxsamplers/.run/ready")
+    said = cloud.run("setup", status=2)
+    assert "workers 1 could not be set up, in 4 tries" in said
+    assert "[1] ERROR: Connection timed out" in said
+
+
+def test_launch_logs_and_status(ready, tmp_path):
+    program = 'echo "$1" "$NUMBER" "$JAX_COMPILATION_CACHE_DIR" "$LIBTPU_INIT_ARGS"'
+    words = ["--set", "NUMBER=a 'b", "--", "bash", "-c", program, "_", "two  words"]
+    assert sorted(ready.run("status").splitlines()) == ["[0] idle", "[1] idle"]
+    ready.run("launch", *words)
+    wait_for(ready, "[0] exit 0")
+    wait_for(ready, "[1] exit 0")
+    said = ready.run("logs")
+    for worker in range(2):
+        assert f"[{worker}] two  words a 'b {tmp_path}/compiled --xla_tpu_enable" in said
+        text = (tmp_path / "logs" / "mine" / f"{worker}.log").read_text()
+        assert text.startswith("== 20")
+        assert "\ntwo  words" in text
+
+
+def test_launch_is_once_and_stops(ready):
+    words = ["--", "bash", "-c", "trap 'echo told; exit 5' TERM; while :; do sleep 0.05; done"]
+    ready.run("launch", *words)
+    assert ready.run("launch", *words).count("runs already") == 2
+    assert ready.run("status").count("running") == 2
+    ready.run("stop", "--grace", "5")
+    assert ready.run("status").count("exit 5") == 2
+    assert ready.run("logs", "--once", "--worker", "1").count("[1] told") == 1
+    ready.run("stop")
+
+
+def test_launch_with_one_worker_dead(ready):
+    ready.put("unreachable", "1")
+    said = ready.run("launch", "--", "bash", "-c", "while :; do sleep 0.05; done", status=1)
+    assert "error: workers 1 could not start it; stopped on the others" in said
+    (ready.here / "unreachable").unlink()
+    assert "running" not in ready.run("status")
+    ready.put("unreachable", "0")
+    assert "error: workers 0 cannot be reached" in ready.run("status", status=1)
+
+
+def test_profile(ready):
+    ready.run("profile", "--first", "20", "--steps", "5", "--", "echo", "learn")
+    wait_for(ready, "[1] exit 0")
+    assert "[1] learn --trace 20:5" in ready.run("logs", "--worker", "1")
+
+
+COUNTS = """
+mkdir -p "$STAND_IN/shared"
+file=$STAND_IN/shared/${PWD//\\//-}
+echo step >>"$file"
+"""
+
+
+TAKEN_AWAY = """echo SUSPENDED >"$STAND_IN/$$" && mv "$STAND_IN/$$" "$STAND_IN/resource" && kill -KILL $$"""
+
+
+def test_preempted_in_the_middle(cloud):
+    """The second machine goes on where shared storage says that the first one was."""
+    cloud.put("fail-create", CAPACITY)
+    program = f"""{COUNTS}
+    if (($(wc -l <"$file") < 2)); then {TAKEN_AWAY}; fi"""
+    said = cloud.run("supervise", "--spot", "--", "bash", "-c", program)
+    assert "preempted, time 1 of 100: making mine anew" in said
+    assert "done, after 1 preemptions and 0 failures" in said
+    assert len(cloud.calls("queued-resources create", "--spot")) == 3
+    assert len(cloud.calls("queued-resources delete")) == 1
+    assert len(cloud.calls("uv pip install")) == 4
+    assert cloud.get("resource") == ["ACTIVE"]
+
+
+def test_preempted_too_often(cloud):
+    said = cloud.run("supervise", "--restarts", "1", "--", "bash", "-c", TAKEN_AWAY, status=1)
+    assert "error: preempted 2 times (--restarts 1)" in said
+
+
+def test_a_command_that_fails(cloud, tmp_path):
+    program = "echo no luck; [[ $PWD != *worker-1* ]] || exit 7; while :; do sleep 0.05; done"
+    said = cloud.run("supervise", "--failures", "1", "--delete", "--", "bash", "-c", program, status=7)
+    assert "failed 7, time 1 of 1: once more" in said
+    assert "error: failed 7, 2 times (--failures 1)" in said
+    assert not cloud.get("resource")
+    assert "no luck" in (tmp_path / "logs" / "mine" / "1.log").read_text()
+
+
+def test_one_worker_dies(cloud):
+    """Its process is gone without a word the first time; the host itself is the second time."""
+    program = f"""{COUNTS}
+    case $PWD-$(wc -l <"$file") in
+      *worker-1*-1) kill -KILL 0 ;;
+      *worker-1*-2) echo 1 >"$STAND_IN/unreachable" ;;
+      *-1 | *-2) while :; do sleep 0.05; done ;;
+    esac"""
+    said = cloud.run("supervise", "--", "bash", "-c", program)
+    assert "lost, time 1 of 3: once more" in said
+    assert "lost, time 2 of 3: once more" in said
+    assert "a worker cannot be reached: making mine anew" in said
+    assert "done, after 0 preemptions and 2 failures" in said
+
+
+def test_xpk(cloud):
+    cloud.run("xpk", "cluster", "--cluster", "c", "--spot")
+    cloud.run("xpk", "launch", "--cluster", "c", "--slices", "2", "--set", "A=b c", "--", "python", "-m", "a", "b c")
+    cloud.run("xpk", "stop", "--cluster", "c")
+    made, launched, stopped = cloud.calls("xpk")
+    assert made == "xpk cluster create --cluster=c --project=p --zone=z --tpu-type=v5litepod-16 --num-slices=1 --spot"
+    assert "xpk workload create --cluster=c --project=p --zone=z --workload=mine" in launched
+    assert "--num-slices=2" in launched
+    assert launched.endswith(r" A=b\ c python -m a b\ c")
+    assert stopped == "xpk workload delete --cluster=c --project=p --zone=z --workload=mine"
+    assert "say cluster, launch, logs" in cloud.run("xpk", "start", status=2)
+
+
+def arguments(script: str) -> Sequence[str]:
+    if script == "xpk":
+        return ["launch", "--cluster", "c", "--dry-run", "--", "python", "a.py"]
+    return ["--dry-run", *(["--", "python", "a.py"] if script in ("launch", "profile", "supervise") else [])]
+
+
+def test_dry_runs(cloud):
+    """Every command is printed as one would type it, and nothing happens."""
+    said = {name: cloud.run(name, *arguments(name)) for name in (Path(script).stem for script in ALL)}
+    assert not list(cloud.here.iterdir())
+    assert all(
+        line.startswith(("gcloud ", "git ", "mkdir ", "xpk ")) for text in said.values() for line in text.splitlines()
+    )
+    assert [line.split()[4] for line in said["create"].splitlines()] == ["describe", "create", "describe"]
+    verbs = [line.split()[4] for line in said["supervise"].splitlines() if line.startswith("gcloud ")]
+    assert verbs == ["describe", "create", "describe", *["ssh", "scp", "ssh"] * 2, *["ssh"] * 4]
+    assert "--worker=1 --quiet --command='bash jaxsamplers/tpu_scripts/remote/stop.sh 30'" in said["stop"]
+    assert said["launch"].count("python a.py") == 2
+
+
+@pytest.mark.parametrize("kind", ["v4-8 1", "v4-32 4", "v5p-128 16", "v5litepod-8 1", "v5litepod-16 4", "v6e-256 64"])
+def test_hosts_of_a_type(cloud, kind):
+    name, hosts = kind.split()
+    said = cloud.run("stop", "--dry-run", "--type", name, TPU_WORKERS="")
+    assert len(said.splitlines()) == int(hosts)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["create", "--name"], "error: --name needs a value"),
+        (["create", "--valid"], "error: --valid needs a value"),
+        (["create", "--spott"], "error: unknown option --spott; create.sh --help names all"),
+        (["create", "--zone", ""], "error: give --zone, or set TPU_ZONE"),
+        (["create", "--type", "v9-8"], "error: type must be such as v5litepod-16, v5p-32, v6e-64 or v4-32, got v9-8"),
+        (["create", "--workers", "two"], "error: workers must be a positive number, got two"),
+        (["create", "--env", "none.env"], "error: there is no environment file none.env"),
+        (["launch"], "error: say what to run, after --"),
+        (["supervise", "--spot"], "error: say what to run, after --"),
+        (["profile", "--steps", "0", "--", "a"], "error: --first and --steps must be numbers, got 100 and 0"),
+    ],
+)
+def test_what_cannot_be(cloud, words, sentence):
+    assert sentence in cloud.run(*words, status=2).splitlines()
+    assert not cloud.get("calls")
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_help(cloud, script):
+    said = cloud.run(Path(script).stem, "--help")
+    assert f"tpu_scripts/{script} " in said
+    assert "--dry-run" in said
+    assert not cloud.get("calls")
+
+
+def test_an_environment_for_each_generation():
+    found = {path.stem: path.read_text() for path in (SCRIPTS / "env").glob("*.env")}
+    assert set(found) == {"v4", "v5e", "v5p", "v6e"}
+    for text in found.values():
+        names = [line.split("=")[0] for line in text.splitlines() if not line.startswith("#")]
+        assert names == ["TPU_RUNTIME", "LIBTPU_INIT_ARGS"]

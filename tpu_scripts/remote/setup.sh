@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Set this host up: setup.sh COMMIT EXTRAS BUCKET SHARED. What is there already is left alone.
+source "$(dirname "$0")/common.sh"
+
+commit=$1 extras=$2 bucket=${3:-} shared=${4:-}
+if [[ -n $bucket ]] && ! mountpoint -q "$shared"; then
+  if ! command -v gcsfuse >/dev/null; then
+    repository="https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main"
+    key=/usr/share/keyrings/cloud.google.asc
+    curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
+    echo "deb [signed-by=$key] $repository" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    sudo apt-get update -qq
+    sudo apt-get install -qq -y gcsfuse
+  fi
+  sudo mkdir -p "$shared"
+  sudo chown "$(id -u)" "$shared"
+  gcsfuse --implicit-dirs "$bucket" "$shared"
+fi
+
+PATH=$HOME/.local/bin:$PATH
+command -v uv >/dev/null || python3 -m pip install --quiet --user uv
+[[ -d .venv ]] || uv venv --quiet --python 3.12 .venv
+uv pip install --quiet --python .venv/bin/python -e ".[$extras]" "jax[tpu]"
+echo "$commit $extras" >.run/ready

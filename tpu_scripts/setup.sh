@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Bring this repository's last commit and its packages to every host; what is there already is left alone.
+#
+#     tpu_scripts/setup.sh --name mine ... --bucket my-bucket
+#
+#     --bucket BUCKET   TPU_BUCKET    mount this bucket on every host, at TPU_SHARED
+#     --shared PATH     TPU_SHARED    where shared storage is mounted; /mnt/shared if there is a bucket
+#     --extras NAMES    of the package; "experiments"
+#
+# Workers that fail are tried again, TPU_RETRIES times.
+source "$(dirname "$0")/lib.sh"
+
+extras=experiments
+while (($#)); do
+  if common "$@"; then
+    shift "$TAKEN"
+    continue
+  fi
+  case $1 in
+    --bucket) TPU_BUCKET=$(value "$@") ;;
+    --shared) TPU_SHARED=$(value "$@") ;;
+    --extras) extras=$(value "$@") ;;
+    *) unknown "$1" ;;
+  esac
+  shift 2
+done
+ready
+[[ -z $TPU_BUCKET ]] || : "${TPU_SHARED:=/mnt/shared}"
+
+root=$(git -C "$SCRIPTS" rev-parse --show-toplevel)
+commit=$(git -C "$root" rev-parse HEAD)
+changes=$(git -C "$root" diff HEAD --shortstat)
+[[ -z $changes ]] || say "not committed, so not brought:$changes"
+archive=$(mktemp -d)/code.tar.gz
+trap 'rm -rf "$(dirname "$archive")"' EXIT
+run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
+
+# shellcheck disable=SC2329 # at_once calls it
+set_up() { # WORKER: nothing to do, or code and packages
+  local what=("$commit" "$extras" "$TPU_BUCKET" "$TPU_SHARED") unpack="mkdir -p $REMOTE && tar -xzf code.tar.gz -C $REMOTE"
+  if on "$1" "$(remotely ready "${what[@]}")" && ((!DRY_RUN)); then return; fi 2>/dev/null
+  copy "$1" "$archive" code.tar.gz && on "$1" "$unpack && $(remotely setup "${what[@]}")"
+}
+
+mapfile -t left < <(workers)
+for ((tried = 1; ; tried++)); do
+  at_once set_up -- "${left[@]}" && break
+  left=("${FAILED[@]}")
+  ((tried <= TPU_RETRIES)) || die "workers ${left[*]} could not be set up, in $tried tries"
+  say "workers ${left[*]} could not be set up; once more"
+  backoff "$tried"
+done
+((DRY_RUN)) || say "all $TPU_WORKERS workers are set up with ${commit:0:10}"
