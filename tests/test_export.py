@@ -1,5 +1,6 @@
 """Artefacts: what they compute elsewhere, with open sizes, and what cannot become one."""
 
+import argparse
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
+from jaxsamplers.commands.export import add
 
 pytest.importorskip("flatbuffers")
 
@@ -124,3 +126,33 @@ def printed(x):
 def test_what_cannot_be_exported_is_refused(make, error, message, tmp_path):
     with pytest.raises(error, match=message):
         make(tmp_path / "artefact")
+
+
+def test_the_command(tmp_path, capsys):
+    """The same samples for the same keys in every batch, from whatever the file has inside."""
+    parser = argparse.ArgumentParser()
+    add(parser.add_subparsers())
+    out = tmp_path / "mixture.jaxexport"
+    words = [
+        "export",
+        "--problem",
+        "mixture",
+        "--solver",
+        "ddpm",
+        "--steps",
+        "3",
+        "--process",
+        "edm",
+        "--out",
+        str(out),
+    ]
+    options = parser.parse_args(words)
+    options.command(options)
+    assert "key<fry>[batch] -> float32[batch, 2]" in capsys.readouterr().out
+    draw = js.exports.load(out).call
+    keys = jax.random.split(KEY, 5)
+    many, few = draw(keys), draw(keys[3:])
+    np.testing.assert_allclose(few, many[3:], rtol=1e-5, atol=1e-6)
+    assert 0.1 < float(jnp.abs(many).max()) < 5
+    with pytest.raises(ValueError, match="there is no folder"):
+        options.command(parser.parse_args([*words[:-1], str(tmp_path / "nowhere" / "x")]))
