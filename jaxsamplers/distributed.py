@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsamplers import checks
 from jaxsamplers.core import as_key, sample_keys
@@ -146,6 +146,16 @@ def shard(rows: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(over_data(mesh), leaf), rows)
 
 
+def replicate(tree: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
+    """Arrays that every process has alike, on all devices of the mesh."""
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+
+
+def local(tree: PyTree) -> PyTree:
+    """What is on all devices, as this process's own arrays, which no other process is needed for."""
+    return jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree)
+
+
 def gather(tree: PyTree) -> PyTree:
     """All of it in every process, as NumPy arrays. Every process must call it."""
     from jax.experimental import multihost_utils
@@ -153,6 +163,18 @@ def gather(tree: PyTree) -> PyTree:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def wait(where: str) -> None:
+    """Wait for all processes to come here; nothing on a single one.
+
+    Args:
+        where: a word for the error message, the same in all.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(where)
 
 
 def is_main() -> bool:

@@ -37,6 +37,41 @@ def sample(out: Path) -> None:
         np.savez(out, samples=everything[0], total=everything[1], processes=jax.process_count())
 
 
+def learn(sharding=None, out: Path | None = None, steps: int = 6):
+    """A few steps of a learned schedule and coefficients, from a teacher's samples."""
+    import optax
+
+    process, model, _ = program()
+    x = process.prior(jax.random.key(1), (COUNT, 2))
+    start = js.schedules.half_log_snr(process, STEPS)
+    teacher = js.solvers.unipc(process, js.schedules.half_log_snr(process, 20), order=3)
+    pairs = js.learn.teach(teacher, model, x)
+    build = js.learn.builder(js.solvers.unipc, process, order=2)
+    objective = js.learn.endpoint(build, model)
+    return js.learn.fit(
+        objective,
+        js.learn.parameters(process, STEPS, schedule=start, coefficients=True),
+        optimizer=optax.adam(0.02),
+        batches=js.learn.batches(pairs, 8),
+        steps=steps,
+        every=2,
+        validate=jax.tree_util.Partial(validation, objective, pairs),
+        sharding=sharding,
+        out=out,
+    )
+
+
+def validation(objective, pairs, parameters):
+    return objective(parameters, pairs, None)
+
+
+def fit(out: Path) -> None:
+    found = learn(distributed.over_data(distributed.mesh()), out.parent / "run")
+    if distributed.is_main():
+        leaves = jax.tree.leaves((found.parameters, found.last))
+        np.savez(out, *map(np.asarray, leaves), value=found.value, losses=[row["loss"] for row in found.history])
+
+
 if __name__ == "__main__":
     distributed.start(timeout=60)
-    {"sample": sample}[sys.argv[1]](Path(sys.argv[2]))
+    {"sample": sample, "fit": fit}[sys.argv[1]](Path(sys.argv[2]))

@@ -15,6 +15,7 @@ import pytest
 
 import jaxsamplers as js
 from jaxsamplers import distributed
+from jaxsamplers.records import history
 from tests import pod_program
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,24 @@ def test_processes_make_the_samples_of_one(count, tmp_path):
         assert made["total"] == 6 * sum(range(count))
         np.testing.assert_allclose(made["samples"], alone, rtol=1e-6, atol=1e-6)
     assert [path.name for path in sorted((tmp_path / "logs").iterdir())] == [f"{i}.log" for i in range(count)]
+
+
+@pytest.mark.slow
+def test_processes_learn_what_one_learns(tmp_path):
+    """And go on, alone, from the checkpoints of two."""
+    pod(2, tmp_path, "-m", "tests.pod_program", "fit", tmp_path / "all.npz")
+    alone = pod_program.learn()
+    with np.load(tmp_path / "all.npz") as found:
+        np.testing.assert_allclose(found["losses"], [row["loss"] for row in alone.history], rtol=1e-6)
+        np.testing.assert_allclose(found["value"], alone.value, rtol=1e-6)
+        leaves = jax.tree.leaves((alone.parameters, alone.last))
+        for number, leaf in enumerate(leaves):
+            np.testing.assert_allclose(found[f"arr_{number}"], leaf, rtol=1e-6, atol=1e-6)
+    assert [row["step"] for row in history.read(tmp_path / "run" / "history.jsonl")] == [2, 4, 6]
+    further, straight = (pod_program.learn(out=out, steps=8) for out in (tmp_path / "run", None))
+    assert [row["step"] for row in further.history] == [2, 4, 6, 8]
+    for one, other in zip(jax.tree.leaves(further.last), jax.tree.leaves(straight.last), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_one_process_that_fails_ends_all(tmp_path):

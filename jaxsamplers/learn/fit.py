@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxsamplers import checks
+from jaxsamplers import checks, distributed
 from jaxsamplers.core import as_key
 from jaxsamplers.denoisers import as_pytree
 from jaxsamplers.learn.parameters import Parameters
@@ -160,7 +160,9 @@ def fit(
         accumulate: batches whose gradients are averaged in one step.
         out: a directory for checkpoints and ``history.jsonl``. If there is a run in it, it goes on.
         checkpoint: validations between checkpoints.
-        sharding: of the leading axis of a batch over a mesh; the parameters are replicated.
+        sharding: of the leading axis of a batch over a mesh, ``js.distributed.over_data(mesh)``; the parameters are
+            replicated. All processes of the mesh must call ``fit`` alike, with ``out`` on storage that they share;
+            process 0 writes the history and reports.
         report: called after each validation with ``(done, total, **numbers)``; a progress bar on a terminal, or a plain
             line now and then, by default. ``lambda *_, **__: None`` for silence.
         label: what the bar calls it.
@@ -183,9 +185,7 @@ def fit(
     key = as_key(jax.random.key(0) if key is None else key)
     state = _start(full, parameters, optimizer)
     if sharding is not None:
-        state, key = jax.device_put(
-            (state, key), jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-        )
+        state, key = distributed.replicate((state, key), sharding.mesh)
     log = _Log(out)
     state = log.resume(state, steps)
     if validate is not None and not int(state.step):
@@ -204,7 +204,8 @@ def fit(
             log.write(state, rows[-1], last=done >= steps or _over(state, plateau), every=checkpoint * every)
             advance(done, **numbers)
     stopped = "patience" if int(state.step) < steps else "steps"
-    return Result(state.best, float(state.value), state.parameters, rows, stopped)
+    best, last = distributed.local((state.best, state.parameters))
+    return Result(best, float(state.value), last, rows, stopped)
 
 
 @jax.tree_util.register_dataclass
@@ -360,7 +361,9 @@ class _Log:
             raise ValueError(f"{self.out} is already at step {present[-1]}, beyond steps={steps}")
         if present:
             state = checkpoints.restore(self.out / "checkpoints", state)
-        history.cut(self.out / "history.jsonl", present[-1] if present else 0)
+        if distributed.is_main():
+            history.cut(self.out / "history.jsonl", present[-1] if present else 0)
+        distributed.wait("history")
         self.rows = history.read(self.out / "history.jsonl")
         return state
 
@@ -369,13 +372,16 @@ class _Log:
             return
         from jaxsamplers.records import checkpoints, history
 
-        history.append(self.out / "history.jsonl", row)
+        if distributed.is_main():
+            history.append(self.out / "history.jsonl", row)
         if last or int(state.step) % every == 0:
             checkpoints.save(self.out / "checkpoints", int(state.step), state)
 
 
 @contextlib.contextmanager
 def _reporting(report: Report | None, label: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+    if not distributed.is_main():
+        report = lambda *_, **__: None
     if report is not None:
         yield lambda done, **numbers: report(done, total, **numbers)
         return

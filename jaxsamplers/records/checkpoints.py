@@ -7,7 +7,8 @@ nothing half-written to be loaded, and files that are no longer what was written
 last two checkpoints are kept.
 
 The tree is saved as a flat dictionary from the path of a leaf (``network.variables.params.embed.kernel``) to the array,
-whatever containers it is made of; typed PRNG keys included.
+whatever containers it is made of; typed PRNG keys included. Several processes save and restore together, in a directory
+that they share.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from jaxsamplers import distributed
 from jaxsamplers.records.files import write_text
 
 if TYPE_CHECKING:
@@ -46,9 +48,11 @@ def save(directory: str | Path, step: int, tree: PyTree) -> None:
     newest = ocp.training.preservation_policies.LatestN(KEPT)
     with ocp.training.Checkpointer(directory, preservation_policy=newest, cleanup_tmp_directories=True) as checkpointer:
         checkpointer.save(step, flat, force=True, overwrite=True)  # over what an interrupted save left
-    leaves = {name: _describe(leaf) for name, leaf in flat.items()}
-    manifest = {"leaves": leaves, "files": _digests(directory / str(step))}
-    write_text(directory / str(step) / MANIFEST, json.dumps(manifest, indent=1))
+    if distributed.is_main():
+        leaves = {name: _describe(leaf) for name, leaf in flat.items()}
+        manifest = {"leaves": leaves, "files": _digests(directory / str(step))}
+        write_text(directory / str(step) / MANIFEST, json.dumps(manifest, indent=1))
+    distributed.wait("checkpoint")
 
 
 def steps(directory: str | Path) -> list[int]:
