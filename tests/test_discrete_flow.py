@@ -217,77 +217,65 @@ def test_correctors_repair_what_parallel_steps_spoil(x64):
 # one position at a time
 
 
-def at_place(sampler, row, x, i, output):
-    """``[n, N]``: the law over sequences after position ``i`` of each of ``x`` is drawn."""
-    states = sampler.process.states
-    law = sampler.law(row, x, jnp.full(len(x), i), output)
-    power = states ** (x.shape[-1] - 1 - i)
-    to = jnp.arange(len(x))[:, None] + (jnp.arange(states) - x[:, i, None]) * power
-    return jnp.zeros((len(x), len(x))).at[jnp.arange(len(x))[:, None], to].add(law)
-
-
 @pytest.mark.parametrize("kind", ["masked", "marginal"])
 def test_glauber_leaves_the_law_at_any_position(kind, x64):
     process, model, truth, at = problem(kind)
-    t = 0.4
-    sampler = D.glauber(process, 1, time=t)
-    x = exact.sequences(process.states, LENGTH)
+    sampler = D.glauber(process, 1, time=0.4)
 
     @jax.jit
-    def moved(law):
-        row = jax.tree.map(lambda leaf: leaf[0], sampler.rows)
-        shown = [sampler.shown(x, jnp.full(len(x), i)) for i in range(LENGTH)]
-        return [law @ at_place(sampler, row, x, i, model(shown[i], row.time)) for i in range(LENGTH)]
+    def moved(law, place):
+        rows = dataclasses.replace(sampler.rows, place=place[None])
+        return exact.one_site_law(dataclasses.replace(sampler, rows=rows), model, law, LENGTH)
 
-    law = truth if kind == "masked" else at(t)
-    for after in moved(law):
-        np.testing.assert_allclose(after, law, atol=1e-10)
-    even = (x < 3).all(-1) / 3.0**LENGTH
-    far = np.abs(even - law).sum()
-    assert all(np.abs(after - law).sum() < 0.9 * far for after in moved(even))
+    law = truth if kind == "masked" else np.asarray(at(0.4))
+    even = np.asarray((exact.sequences(process.states, LENGTH) < 3).all(-1) / 3.0**LENGTH)
+    for place in jnp.arange(LENGTH):
+        np.testing.assert_allclose(moved(law, place), law, atol=1e-10)
+        assert np.abs(moved(even, place) - law).sum() < 0.9 * np.abs(even - law).sum()
 
 
-@pytest.mark.parametrize(("kind", "classified"), [("masked", False), ("uniform", False), ("marginal", True)])
+@pytest.mark.parametrize(
+    ("kind", "classified"), [("masked", False), ("uniform", False), ("uniform", True), ("marginal", True)]
+)
 def test_glauber_generative_is_exact(kind, classified, x64):
     """Two sweeps in an order, each step's conditional by enumeration, as posterior or as odds of signal."""
-    process, _, truth, _ = problem(kind)
+    process, _, truth, at = problem(kind)
     times, order = jnp.array([1.0, 0.45, 0.0]), np.array([1, 2, 0])
     sampler = D.glauber_generative(process, times, LENGTH, order=order)
     np.testing.assert_array_equal(sampler.rows.place, [1, 2, 0, 1, 2, 0])
-    x = exact.sequences(process.states, LENGTH)
-    clean = exact.sequences(3, LENGTH)
+    x, clean = exact.sequences(process.states, LENGTH), exact.sequences(3, LENGTH)
     data = truth[clean @ process.states ** np.arange(LENGTH - 1, -1, -1)]
+    pi = process.noise.probability(jnp.arange(3))
 
     def conditional(i, levels):
-        """``p(x0_i | x_t but i)`` with a time for each position."""
+        """``p(x0_i | x_t but i)`` for all sequences, with a time for each position."""
         seen = [exact.transition(process, levels[k])[clean[:, k]][:, x[:, k]] for k in range(LENGTH) if k != i]
-        weight = data[:, None] * jnp.stack(seen).prod(0)
-        law = jnp.stack([jnp.where((clean[:, i] == v)[:, None], weight, 0.0).sum(0) for v in range(3)], -1)
+        law = jnp.einsum("cn,cv->nv", data[:, None] * jnp.stack(seen).prod(0), jnp.eye(3)[clean[:, i]])
         total = law.sum(-1, keepdims=True)
         return jnp.where(total > 0, law / jnp.where(total > 0, total, 1.0), 1 / 3)  # what is impossible is never seen
 
     @jax.jit
-    def output():
-        levels = [times[0]] * LENGTH
-        law = truth @ exact.joint(exact.transition(process, 1.0)[x])
-        for k in range(len(sampler)):
-            row = jax.tree.map(lambda leaf, k=k: leaf[k], sampler.rows)
-            i, t, s = int(order[k % LENGTH]), times[k // LENGTH], times[k // LENGTH + 1]
-            clean_law = conditional(i, levels)
+    def output(start):
+        levels, known = [times[0]] * LENGTH, []
+        for k, place in enumerate(np.tile(order, 2)):
+            law, t, s = conditional(place, levels), times[k // LENGTH], times[k // LENGTH + 1]
+            levels[place] = s
             if classified:
-                pi, kept = process.noise.probability(jnp.arange(3)), process.survival(t) / process.survival(s)
-                there = process.survival(s) * clean_law + process.noisiness(s) * pi
-                odds = jnp.log(there * kept / ((1 - kept) * pi))
-                network = lambda x, t, odds=odds: jnp.broadcast_to(odds[:, None], (*x.shape, 3))
-                logits = D.signal_classifier(network, process, times)(x, row.time)
-            else:
-                logits = jnp.broadcast_to(jnp.log(clean_law)[:, None], (*x.shape, 3))
-                logits = D.to_bayes(process, "leave_one_out", logits, x, row.time)
-            law = law @ at_place(sampler, row, x, i, logits)
-            levels[i] = s
-        return law
+                there = process.survival(s) * law + process.noisiness(s) * pi
+                law = there * (1 - process.noisiness(t, s)) / (process.noisiness(t, s) * pi)
+            known.append(jnp.log(law))
 
-    np.testing.assert_allclose(output(), truth, atol=1e-10)
+        def answer(x, t):
+            """What is known in the row of this time."""
+            here = jnp.stack(known)[jnp.argmin(jnp.abs(sampler.rows.time - t))]
+            return jnp.broadcast_to(here[:, None], (*x.shape, 3))
+
+        model = D.denoiser(answer, process, "leave_one_out")
+        return exact.one_site_law(
+            sampler, D.signal_classifier(answer, process, times) if classified else model, start, LENGTH
+        )
+
+    np.testing.assert_allclose(output(at(1.0)), truth, atol=1e-10)
 
 
 def network(x, t):
