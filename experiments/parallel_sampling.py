@@ -28,7 +28,7 @@ from jaxsamplers.records.files import write_text
 
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 WINDOWS = (4, 8, 16, 32, 64)
-USUAL, SHOWN = 0.03, 32  # the tolerance of the lower row, the window of the upper one
+USUAL, SHOWN = 0.003, 32  # the tolerance of the lower row, the window of the upper one
 COUNT = 16
 SAMPLERS: dict[str, tuple[int, Callable[..., js.Tableau]]] = {
     "UniPC-3": (20, functools.partial(js.solvers.unipc, order=3)),

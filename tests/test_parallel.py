@@ -2,7 +2,9 @@
 
 import functools
 import re
+from pathlib import Path
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,3 +199,22 @@ def test_a_state_goes_on_and_pytrees_go_in():
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_documents_code_runs():
+    """On a mesh of eight; the batch, time, and a network in four parts, whose samples are those of the whole."""
+    text = (Path(__file__).parent.parent / "docs" / "parallel.md").read_text()
+    x = PROCESS.prior(jax.random.key(1), (8, 4))
+    names = {"jax": jax, "jnp": jnp, "js": js, "linen": linen, "process": PROCESS, "key": KEY, "x": x}
+    names |= {"sampler": DDIM, "model": jax.tree_util.Partial(lambda x, t: jnp.tanh(x))}
+    batch, time, network = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(batch, names)
+    np.testing.assert_allclose(names["samples"], js.sample(DDIM, names["model"], x), rtol=1e-5, atol=1e-5)
+    exec(time, names)
+    np.testing.assert_allclose(names["run"].x, names["samples"], atol=0.05)
+    exec(network, names)
+    kernel = names["variables"]["params"]["Dense_0"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(4, 16)}
+    gathered = jax.device_put(names["variables"], jax.devices()[0])
+    model = js.denoiser(js.from_linen(names["Network"](), gathered), PROCESS, prediction="v")
+    np.testing.assert_allclose(names["samples"], js.sample(DDIM, model, x), rtol=1e-4, atol=1e-4)
