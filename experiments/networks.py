@@ -191,7 +191,7 @@ def time_features(t: Float[Array, "..."]) -> Float[Array, "batch features"]:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def modulate(h: Tokens, shift: Tokens, scale: Tokens) -> Tokens:
+def modulate(h: Tokens, shift: Tokens | float, scale: Tokens | float) -> Tokens:
     """Layer normalisation without parameters of its own, then the time's scale and shift."""
     centred = h - jnp.mean(h, axis=-1, keepdims=True)
     return (1 + scale) * centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6) + shift

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsamplers as js
-from experiments import config, digits, training
+from experiments import digits, training
 from experiments.digits import SHEET, Settings
 from experiments.training import Training
 from jaxsamplers import datasets, plotting
-from jaxsamplers.records import checkpoints, history
+from jaxsamplers.records import history
 from jaxsamplers.records.files import write_text
 
 IMAGES = 96
@@ -98,20 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="train.steps=500")
     parser.add_argument("--out", help="the run's directory; runs/<name of the settings file> by default")
     given = parser.parse_args(arguments)
-    out = Path(given.out or Path("runs") / Path(given.config).stem)
-    try:
-        settings = config.override(config.load(given.config), given.set)
-        summary = report(settings, train(settings, out), out)
-    except (ValueError, FileNotFoundError, FloatingPointError, checkpoints.CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        kept = checkpoints.steps(out / "checkpoints")
-        print(f"interrupted; the same command goes on from step {kept[-1] if kept else 0}", file=sys.stderr)
-        return 130
-    print(" ".join(f"{name}={value:.5g}" for name, value in summary.items()))
-    print(f"pictures: {out / 'samples.png'}, {out / 'trajectory.png'}, {out / 'curves.png'}")
-    return 0
+    run = lambda settings, out: report(settings, train(settings, out), out)
+    return training.command(given.config, given.set, given.out, run)
 
 
 if __name__ == "__main__":

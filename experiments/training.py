@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -155,6 +156,33 @@ def fit(settings: Study, out: str | Path, build: Build, chunk: Chunk, numbers: S
                 checkpoints.save(out / "checkpoints", done, training)
             advance(done, **shown)
     return training
+
+
+def command(path: str, assignments: Sequence[str], out: str | None, run: Callable[[Any, Path], dict[str, Any]]) -> int:
+    """What a program of the command line does: settings from a file, a run that may be interrupted, its summary.
+
+    Args:
+        path: the settings file.
+        assignments: settings to change, ``train.steps=500``.
+        out: the run's directory; ``runs/<name of the settings file>`` by default.
+        run: trains and reports, ``(settings, directory) -> summary``.
+
+    Returns:
+        The exit status.
+    """
+    directory = Path(out or Path("runs") / Path(path).stem)
+    try:
+        summary = run(config.override(config.load(path), assignments), directory)
+    except (ValueError, FileNotFoundError, FloatingPointError, checkpoints.CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        kept = checkpoints.steps(directory / "checkpoints")
+        print(f"interrupted; the same command goes on from step {kept[-1] if kept else 0}", file=sys.stderr)
+        return 130
+    print(" ".join(f"{name}={value:.5g}" for name, value in summary.items()))
+    print(f"results: {', '.join(str(file) for file in sorted(directory.glob('*.*')))}")
+    return 0
 
 
 def _start(settings: TrainSettings, build: Build) -> Training:
