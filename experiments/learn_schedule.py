@@ -13,6 +13,10 @@ directory are
     checkpoints/        the last two
     recipe.json         the learned sampler, for js.recipes.load
     schedule.png, curves.png, before_after.png, summary.json      at the end
+    trace/              for xprof, if asked for by --trace
+
+The same command runs on many devices and in many processes (docs of ``js.distributed.start``, tpu_scripts/), if they
+share the run's directory, and ends in the same numbers.
 
 Align Your Steps needs no teacher to learn from and takes seconds; it starts again instead of going on.
 """
@@ -169,17 +173,21 @@ def prepare(settings: Settings, out: Path) -> study.Ready:
     return study.Ready(process, model, train, check, test, study.data_of(settings.problem, model, sizes.test, key))
 
 
-def learn(settings: Settings, ready: study.Ready, start: Times, out: Path) -> tuple[Tableau, Times]:
+def learn(
+    settings: Settings, ready: study.Ready, start: Times, out: Path, trace: tuple[int, int] | None = None
+) -> tuple[Tableau, Times]:
     """The learned sampler and its schedule."""
     if settings.learn.method == "align_your_steps":
         times = align(settings, ready, start)
         _, make, options = study.SOLVERS[settings.solver]
         return make(ready.process, times, **options), times
-    return distill(settings, ready, start, out)
+    return distill(settings, ready, start, out, trace)
 
 
-def distill(settings: Settings, ready: study.Ready, start: Times, out: Path) -> tuple[Tableau, Times]:
-    """By gradient, from the teacher's samples."""
+def distill(
+    settings: Settings, ready: study.Ready, start: Times, out: Path, trace: tuple[int, int] | None
+) -> tuple[Tableau, Times]:
+    """By gradient, from the teacher's samples, each batch over all devices of all processes."""
     how, steps = settings.learn, len(start) - 1
     _, make, options = study.SOLVERS[settings.solver]
     build = js.learn.builder(make, ready.process, **options)
@@ -205,6 +213,8 @@ def distill(settings: Settings, ready: study.Ready, start: Times, out: Path) -> 
         every=how.every,
         checkpoint=how.checkpoint,
         out=out,
+        sharding=_over_devices(how.batch),
+        trace=trace,
     )
     return build(found.parameters), found.parameters.times(ready.process)
 
@@ -228,8 +238,13 @@ def align(settings: Settings, ready: study.Ready, start: Times) -> Times:
         )
 
 
-def run(settings: Settings, out: str | Path) -> dict[str, Any]:
-    """All of it; returns what is in ``summary.json``.
+def run(settings: Settings, out: str | Path, trace: tuple[int, int] | None = None) -> dict[str, Any]:
+    """All of it; returns what is in ``summary.json``. Several processes call it alike, and process 0 writes.
+
+    Args:
+        settings: of the run.
+        out: its directory.
+        trace: steps before and in a trace for xprof, see ``js.learn.fit``.
 
     Raises:
         ValueError: ``out`` holds a run with other settings, or there is no trained network yet.
@@ -245,7 +260,7 @@ def run(settings: Settings, out: str | Path) -> dict[str, Any]:
         start = js.schedules.registry[settings.start](ready.process, len(start) - 1)
     before = make(ready.process, start, **options)
     begun = time.perf_counter()
-    after, times = jax.block_until_ready(learn(settings, ready, start, out))
+    after, times = jax.block_until_ready(learn(settings, ready, start, out, trace))
     seconds = time.perf_counter() - begun
     errors = {"before": study.errors(ready, before), "after": study.errors(ready, after)}
     summary = {
@@ -258,11 +273,27 @@ def run(settings: Settings, out: str | Path) -> dict[str, Any]:
         "times": np.asarray(times).tolist(),
         "network_times": np.asarray(after.rows.time).tolist(),
     }
-    provenance = {"learned": config.to_json(settings), "errors": errors["after"]}
+    if js.distributed.is_main():
+        finish(settings, ready, before, after, times, best, summary, out)
+    js.distributed.wait("written")
+    return summary
+
+
+def finish(
+    settings: Settings,
+    ready: study.Ready,
+    before: Tableau,
+    after: Tableau,
+    times: Times,
+    best: str,
+    summary: dict[str, Any],
+    out: Path,
+) -> None:
+    """The recipe, the pictures and the summary."""
+    provenance = {"learned": config.to_json(settings), "errors": summary["after"]}
     js.recipes.save(out / "recipe.json", after, process=ready.process, times=times, provenance=provenance)
     draw(settings, ready, before, after, times, best, out)
     write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    return summary
 
 
 def draw(
@@ -301,7 +332,16 @@ def _claim(settings: Settings, out: Path) -> None:
             f"Changed: {'; '.join(changed)}"
         )
     out.mkdir(parents=True, exist_ok=True)
-    config.write(settings, written)
+    if js.distributed.is_main():
+        config.write(settings, written)
+
+
+def _over_devices(batch: int) -> jax.sharding.NamedSharding | None:
+    """How a batch lies on all devices, if there are several."""
+    count = jax.device_count()
+    if batch % count:
+        raise ValueError(f"learn.batch must be a multiple of the number of devices, {count}, got {batch}")
+    return js.distributed.over_data(js.distributed.mesh()) if count > 1 else None
 
 
 @functools.partial(jax.jit, static_argnames=("distance", "solver", "options"))
@@ -318,16 +358,28 @@ def _validate(objective: Any, pairs: js.learn.Pairs, parameters: Any) -> Float[A
 _sample = jax.jit(js.sample)
 
 
+def _trace(parser: argparse.ArgumentParser, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, _, steps = text.partition(":")
+    if not first.isdigit() or not steps.isdigit() or not int(steps):
+        parser.error(f"--trace must be FIRST:STEPS, such as 100:50, got {text!r}")
+    return int(first), int(steps)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m experiments.learn_schedule", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="a settings file, such as configs/learn/ld3_closed_form.py")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="learn.steps=500")
     parser.add_argument("--out", help="the run's directory; runs/<name of the settings file> by default")
+    parser.add_argument("--trace", metavar="FIRST:STEPS", help="trace so many steps after the first ones, for xprof")
     given = parser.parse_args(arguments)
+    trace = _trace(parser, given.trace)
+    js.distributed.start()
     out = Path(given.out or Path("runs") / Path(given.config).stem)
     try:
-        summary = run(config.override(config.load(given.config), given.set), out)
+        summary = run(config.override(config.load(given.config), given.set), out, trace)
     except (ValueError, FileNotFoundError, FloatingPointError, checkpoints.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -335,6 +387,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = checkpoints.steps(out / "checkpoints")
         print(f"interrupted; the same command goes on from step {kept[-1] if kept else 0}", file=sys.stderr)
         return 130
+    if not js.distributed.is_main():
+        return 0
     before, hand, after = (summary[name]["mean"] for name in ("before", "by_hand", "after"))
     print(
         f"mean distance to the teacher with {summary['calls']} network calls: {before:.4g} at the start, {hand:.4g} "

@@ -70,6 +70,26 @@ def test_processes_learn_what_one_learns(tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_processes_run_the_study_of_one(tmp_path):
+    """The same command, the same recipe; process 0 writes, both trace themselves."""
+    few = ["problem=mixture", "calls=3", "teacher.steps=20", "teacher.train=32", "teacher.check=16", "teacher.test=64"]
+    few += ["learn.steps=20", "learn.every=10", "learn.checkpoint=1", "learn.batch=16"]
+    study = ["-m", "experiments.learn_schedule", "--config", "configs/learn/ld3_closed_form.py", "--trace", "10:10"]
+    runs = [tmp_path / str(count) for count in (1, 2)]
+    for count, out in enumerate(runs, 1):
+        pod(count, tmp_path, *study, "--out", out, "--set", *few)
+    one, two = (history.read(out / "history.jsonl") for out in runs)
+    assert [row["step"] for row in two] == [10, 20]
+    for name in one[0]:
+        np.testing.assert_allclose([row[name] for row in one], [row[name] for row in two], rtol=1e-6)
+    one, two = (js.recipes.load(out / "recipe.json") for out in runs)
+    for a, b in zip(jax.tree.leaves(one.sampler), jax.tree.leaves(two.sampler), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    assert sorted(path.name for path in (runs[1] / "trace").iterdir()) == ["0", "1"]
+    assert len(list((runs[1] / "trace").rglob("*.xplane.pb"))) == 2
+
+
 def test_one_process_that_fails_ends_all(tmp_path):
     begun = time.monotonic()
     failing = (

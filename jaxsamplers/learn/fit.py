@@ -140,6 +140,7 @@ def fit(
     out: str | Path | None = None,
     checkpoint: int = 1,
     sharding: jax.sharding.NamedSharding | None = None,
+    trace: tuple[int, int] | None = None,
     report: Report | None = None,
     label: str = "learning",
 ) -> Result:
@@ -163,6 +164,8 @@ def fit(
         sharding: of the leading axis of a batch over a mesh, ``js.distributed.over_data(mesh)``; the parameters are
             replicated. All processes of the mesh must call ``fit`` alike, with ``out`` on storage that they share;
             process 0 writes the history and reports.
+        trace: ``(first, steps)`` writes a trace for xprof of so many steps after the first ones, each process into its
+            own directory in ``out/trace``.
         report: called after each validation with ``(done, total, **numbers)``; a progress bar on a terminal, or a plain
             line now and then, by default. ``lambda *_, **__: None`` for silence.
         label: what the bar calls it.
@@ -180,6 +183,8 @@ def fit(
     if plateau is not None:
         checks.integer("plateau.patience", plateau.patience, low=1)
         checks.within("plateau.factor", plateau.factor, 0.0, 1.0)
+    if trace is not None and out is None:
+        raise ValueError(f"trace={trace} needs out, a directory to write to")
     full: Any = objective if hasattr(objective, "value_and_grad") else Plain(as_pytree(objective))
     validate = None if validate is None else as_pytree(validate)
     key = as_key(jax.random.key(0) if key is None else key)
@@ -193,8 +198,9 @@ def fit(
     rows = list(log.rows)
     task = Task(full, batches, validate, key)
     rule = None if plateau is None else (plateau.patience, jnp.asarray(plateau.factor), plateau.drops)
-    with _reporting(report, label, steps, int(state.step)) as advance:
+    with _reporting(report, label, steps, int(state.step)) as advance, _tracing(trace, out) as watch:
         while int(state.step) < steps and not _over(state, plateau):
+            watch(int(state.step))
             state, loss, value = _chunk(state, task, rule, optimizer, every, accumulate, sharding)
             done = int(state.step)
             numbers = {"loss": float(loss), "validation": float(value), "best": float(state.value)}
@@ -389,3 +395,14 @@ def _reporting(report: Report | None, label: str, total: int, done: int) -> Iter
 
     with progress(label, total, done) as advance:
         yield advance
+
+
+@contextlib.contextmanager
+def _tracing(trace: tuple[int, int] | None, out: str | Path | None) -> Iterator[Callable[[int], None]]:
+    if trace is None or out is None:
+        yield lambda done: None
+        return
+    from jaxsamplers.records.tracing import tracing
+
+    with tracing(Path(out) / "trace" / str(jax.process_index()), *trace) as watch:
+        yield watch

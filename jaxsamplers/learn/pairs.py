@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsamplers import checks
+from jaxsamplers import checks, distributed
 from jaxsamplers.core import Model, Sampler, sample, sample_keys
 from jaxsamplers.denoisers import as_pytree
 
@@ -83,7 +83,7 @@ def teach(
     cut = lambda tree, some: jax.tree.map(lambda leaf: leaf[some], tree)
     parts = [_sample(teacher, model, cut(x, some), cut(keys, some)) for some in rows]
     goal = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    if cache is not None:
+    if cache is not None and distributed.is_main():
         _write(Path(cache), mark, goal)
     return pairs(x, goal)
 
