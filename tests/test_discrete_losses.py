@@ -263,7 +263,7 @@ def test_what_a_loss_draws_has_the_expectation(x64):
 def test_d3pm_draws_steps_and_takes_leave_one_out_networks(x64):
     process, law = one_token("gaussian")
     times, wrong, key = js.schedules.uniform(process, 4), law + jnp.array([0.2, 0.0, 0.1]), jax.random.key(1)
-    x0 = jnp.asarray(np.random.default_rng(0).choice(V, (4000, 1), p=np.asarray(law)))
+    x0 = jnp.asarray(np.random.default_rng(0).choice(V, (60_000, 1), p=np.asarray(law)))
     run = lambda model, **options: losses.d3pm(process, model, x0, key, times=times, **options)
     (loss, values), (_, same), (_, other), (more, _) = jax.jit(
         lambda: (
@@ -287,7 +287,7 @@ def test_prompts_and_padding_are_neither_noised_nor_counted(name):
     options = {"times": js.schedules.uniform(process, 4)} if name == "d3pm" else {}
 
     def model(numbers, x, t):
-        return jnp.where(active[..., None] | (x == x0)[..., None], numbers, jnp.nan)  # an inactive token that is noised
+        return jnp.where((active | (x == x0)).all(-1)[:, None, None], numbers, jnp.nan)  # an inactive token is noised
 
     def loss(numbers):
         denoise = jax.tree_util.Partial(model, numbers)
