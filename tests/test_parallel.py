@@ -1,7 +1,10 @@
 """Picard's iteration against ``js.run``, against the paper's own sums, and on several devices."""
 
 import functools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import flax.linen as linen
@@ -13,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxsamplers as js
+from tests import pod_parallel
 from tests.cases import CASES
 
 PROCESS = js.processes.vp_linear()
@@ -218,3 +222,28 @@ def test_the_documents_code_runs():
     gathered = jax.device_put(names["variables"], jax.devices()[0])
     model = js.denoiser(js.from_linen(names["Network"](), gathered), PROCESS, prediction="v")
     np.testing.assert_allclose(names["samples"], js.sample(DDIM, model, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_make_the_samples_of_one(count, tmp_path):
+    """Rows of a window over processes: as many sweeps and calls as on one device, too; and tokens."""
+    root, cluster = Path(__file__).parent.parent, ("JAX_", "SLURM_", "OMPI_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(cluster)}
+    environment |= {"LOCAL_POD_LOGS": str(tmp_path / "logs"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    program = [sys.executable, "-m", "tests.pod_parallel", str(tmp_path / "made.npz")]
+    run = subprocess.run(
+        ["tpu_scripts/local_pod.sh", str(count), *program], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    (x, sweeps, calls), tokens = jax.jit(
+        lambda: (
+            pod_parallel.picard(),
+            pod_parallel.tokens(js.sample_keys(jax.random.key(pod_parallel.SEED), jnp.arange(16))),
+        )
+    )()
+    with np.load(tmp_path / "made.npz") as made:
+        assert made["devices"] == count
+        np.testing.assert_allclose(made["arr_0"], x, rtol=1e-6, atol=1e-6)
+        assert (int(made["arr_1"]), int(made["arr_2"])) == (int(sweeps), int(calls))
+        np.testing.assert_array_equal(made["arr_3"], tokens)
