@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsamplers import checks
-from jaxsamplers.core import Model, Sampler, SolverState, network_calls, run, sample
+from jaxsamplers.core import Model, Remat, Sampler, SolverState, network_calls, run, sample
 from jaxsamplers.tableau import Tableau
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def stitch(
     x: PyTree,
     key: Key[Array, ...] | None = None,
     *,
-    remat: bool = True,
+    remat: Remat = True,
     unroll: int = 1,
 ) -> PyTree:
     """The sample of parts run one after another, each with its own model; registers and keys pass on.
@@ -68,7 +68,7 @@ def cascade(
     x: PyTree,
     key: Key[Array, ""],
     *,
-    remat: bool = True,
+    remat: Remat = True,
 ) -> PyTree:
     """The sample of stages at different resolutions; between two, the sample is resized and noised again.
 
