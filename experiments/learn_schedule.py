@@ -166,7 +166,8 @@ def prepare(settings: Settings, out: Path) -> study.Ready:
         teacher = js.solvers.heun(process, js.schedules.uniform(process, sizes.steps))
     else:
         teacher = js.solvers.unipc(process, js.schedules.half_log_snr(process, sizes.steps), order=3)
-    taught = js.learn.teach(teacher, model, x, cache=out / "pairs.npz")
+    over = _over_devices(settings.learn.batch)
+    taught = js.learn.teach(teacher, model, x, cache=out / "pairs.npz", sharding=over)
     first, second = sizes.train, sizes.train + sizes.check
     cuts = slice(first), slice(first, second), slice(second, None)
     train, check, test = (js.learn.pairs(taught.x[cut], taught.goal[cut]) for cut in cuts)
@@ -193,6 +194,9 @@ def distill(
     build = js.learn.builder(make, ready.process, **options)
     calls = js.network_calls(make(ready.process, start, **options))
     distance = DISTANCES[how.distance]
+    over, check = _over_devices(how.batch), ready.check
+    if over is not None and len(check.which) % jax.device_count() == 0:
+        check = js.distributed.spread(check, js.distributed.mesh())
     soft = js.learn.ld3(build, ready.model, ready.train, steps=steps, radius=how.radius, distance=distance)
     hard = js.learn.endpoint(build, ready.model, distance=distance)
     found = js.learn.fit(
@@ -209,11 +213,11 @@ def distill(
         batches=js.learn.batches(ready.train, how.batch),
         steps=how.steps,
         key=jax.random.key(how.seed),
-        validate=jax.tree_util.Partial(_validate, hard, ready.check),
+        validate=jax.tree_util.Partial(_validate, hard, check),
         every=how.every,
         checkpoint=how.checkpoint,
         out=out,
-        sharding=_over_devices(how.batch),
+        sharding=over,
         trace=trace,
     )
     return build(found.parameters), found.parameters.times(ready.process)

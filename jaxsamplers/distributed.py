@@ -151,6 +151,17 @@ def replicate(tree: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
 
 
+def spread(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays that every process has alike, each with its leading axis over the mesh.
+
+    Raises:
+        ValueError: a count that the mesh's data axis does not divide.
+    """
+    for leaf in jax.tree.leaves(tree):
+        _divided(leaf.shape[0], mesh)
+    return jax.jit(lambda tree: tree, out_shardings=over_data(mesh))(tree)
+
+
 def local(tree: PyTree) -> PyTree:
     """What is on all devices, as this process's own arrays, which no other process is needed for."""
     return jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree)
@@ -175,6 +186,15 @@ def wait(where: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(where)
+
+
+def agreed(answer: bool) -> bool:
+    """Process 0's answer, for all: what each sees of the storage that they share may differ for a while."""
+    if jax.process_count() == 1:
+        return answer
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(answer))
 
 
 def is_main() -> bool:

@@ -1,5 +1,7 @@
 """What the processes of a local pod run in the tests: ``python -m tests.pod_program sample OUT``."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 
 import jaxsamplers as js
 from jaxsamplers import distributed, problems
+from jaxsamplers.records import checkpoints
 
 COUNT, STEPS = 24, 4
 
@@ -45,7 +48,7 @@ def learn(sharding=None, out: Path | None = None, steps: int = 6):
     x = process.prior(jax.random.key(1), (COUNT, 2))
     start = js.schedules.half_log_snr(process, STEPS)
     teacher = js.solvers.unipc(process, js.schedules.half_log_snr(process, 20), order=3)
-    pairs = js.learn.teach(teacher, model, x)
+    pairs = js.learn.teach(teacher, model, x, chunk=8, sharding=sharding)
     build = js.learn.builder(js.solvers.unipc, process, order=2)
     objective = js.learn.endpoint(build, model)
     return js.learn.fit(
@@ -65,6 +68,19 @@ def validation(objective, pairs, parameters):
     return objective(parameters, pairs, None)
 
 
+def killed(out: Path) -> None:
+    """Process 1 is gone while both save the second checkpoint."""
+    save = checkpoints.save
+
+    def last(directory, step, tree):
+        if step == 4 and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(directory, step, tree)
+
+    checkpoints.save = last
+    fit(out)
+
+
 def fit(out: Path) -> None:
     found = learn(distributed.over_data(distributed.mesh()), out.parent / "run")
     if distributed.is_main():
@@ -74,4 +90,4 @@ def fit(out: Path) -> None:
 
 if __name__ == "__main__":
     distributed.start(timeout=60)
-    {"sample": sample, "fit": fit}[sys.argv[1]](Path(sys.argv[2]))
+    {"sample": sample, "fit": fit, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 import jaxsamplers as js
 from jaxsamplers import distributed
-from jaxsamplers.records import history
+from jaxsamplers.records import checkpoints, history
 from tests import pod_program
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,17 @@ def test_processes_learn_what_one_learns(tmp_path):
 
 
 @pytest.mark.slow
+def test_one_process_is_killed(tmp_path):
+    """In the middle of a checkpoint, which then does not count; one process goes on from the one before."""
+    ended = pod(2, tmp_path, "-m", "tests.pod_program", "killed", tmp_path / "all.npz", check=False)
+    assert ended.returncode == 137
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [2]
+    further, straight = (pod_program.learn(out=out) for out in (tmp_path / "run", None))
+    for one, other in zip(jax.tree.leaves(further.last), jax.tree.leaves(straight.last), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_processes_run_the_study_of_one(tmp_path):
     """The same command, the same recipe; process 0 writes, both trace themselves."""
     few = ["problem=mixture", "calls=3", "teacher.steps=20", "teacher.train=32", "teacher.check=16", "teacher.test=64"]
@@ -116,6 +128,29 @@ def test_keys_are_the_samples_own():
     np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(wanted))
     assert found.sharding.is_equivalent_to(distributed.over_data(mesh), 1)
     assert len(found.sharding.device_set) == len(jax.devices())
+
+
+def test_a_teacher_on_all_devices():
+    """What does not fill them is computed once more by each."""
+    process, model, sampler = pod_program.program()
+    x = process.prior(jax.random.key(0), (20, 2))
+    over = distributed.over_data(distributed.mesh())
+    alone, together = (
+        js.learn.teach(sampler, model, x, key=jax.random.key(1), **how) for how in ({}, {"chunk": 1, "sharding": over})
+    )
+    np.testing.assert_allclose(alone.goal, together.goal, rtol=1e-5, atol=1e-6)
+    spread = distributed.spread(together.x[:16], distributed.mesh())
+    assert spread.sharding == over
+    np.testing.assert_array_equal(spread, x[:16])
+
+
+def test_the_readme():
+    example = re.search(r"## Many devices\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    process, model, sampler = pod_program.program()
+    names = {"js": js, "jax": jax, "key": jax.random.key(0), "process": process, "model": model, "sampler": sampler}
+    exec(example.replace("50_000", str(pod_program.COUNT)).replace("32, 32, 3", "2"), names)
+    assert names["samples"].shape == (pod_program.COUNT, 2)
+    assert len(names["samples"].sharding.device_set) == jax.device_count()
 
 
 def test_samples_need_no_other_device():

@@ -57,6 +57,7 @@ def teach(
     key: Key[Array, ""] | None = None,
     chunk: int = 256,
     cache: str | Path | None = None,
+    sharding: jax.sharding.NamedSharding | None = None,
 ) -> Pairs:
     """The teacher's samples from ``x``, computed ``chunk`` at a time.
 
@@ -68,6 +69,8 @@ def teach(
         chunk: samples in one compiled call.
         cache: a ``.npz`` file to keep the pairs in. If it is there, it is read, and nothing is computed, provided that
             it was made from the same noises, teacher and key. Which model it was is not looked at.
+        sharding: of the samples over a mesh, ``js.distributed.over_data(mesh)``, with ``chunk`` samples on each device.
+            All processes of the mesh must call ``teach`` alike; each has all pairs in the end.
 
     Raises:
         ValueError: the cache is of other noises, another teacher or another key.
@@ -76,12 +79,17 @@ def teach(
     x = jax.tree.map(jnp.asarray, x)
     count = _count(x)
     mark = _digest((teacher, x, None if key is None else jax.random.key_data(key)))
-    if cache is not None and Path(cache).exists():
+    if cache is not None and distributed.agreed(Path(cache).exists()):
         return pairs(x, _read(Path(cache), mark, x))
     keys = None if key is None else sample_keys(key, jnp.arange(count))
-    model, rows = as_pytree(model), [slice(first, first + chunk) for first in range(0, count, chunk)]
+    model, size = as_pytree(model), chunk * (1 if sharding is None else sharding.mesh.shape["data"])
     cut = lambda tree, some: jax.tree.map(lambda leaf: leaf[some], tree)
-    parts = [_sample(teacher, model, cut(x, some), cut(keys, some)) for some in rows]
+    parts = []
+    for first in range(0, count, size):
+        some = slice(first, min(first + size, count))
+        over = None if sharding is None or (some.stop - first) % sharding.mesh.shape["data"] else sharding
+        part = _sample(teacher, model, cut(x, some), cut(keys, some), over)
+        parts.append(part if over is None else distributed.gather(part))
     goal = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     if cache is not None and distributed.is_main():
         _write(Path(cache), mark, goal)
@@ -138,7 +146,11 @@ def _count(data: PyTree) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
-_sample = jax.jit(sample)
+@functools.partial(jax.jit, static_argnames=("sharding",))
+def _sample(teacher: Sampler, model: Model, x: PyTree, key: Any, sharding: jax.sharding.NamedSharding | None) -> PyTree:
+    if sharding is not None:
+        x, key = jax.lax.with_sharding_constraint((x, key), sharding)
+    return sample(teacher, model, x, key)
 
 
 def _digest(tree: PyTree) -> str:
