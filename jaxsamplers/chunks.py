@@ -21,10 +21,11 @@ def chunked(function: Callable[..., Any], size: int) -> Callable[..., Any]:
         draw = lambda keys: js.sample(sampler, model, jax.vmap(lambda k: process.prior(k, shape))(keys), keys)
         images = jax.jit(js.chunked(draw, size=500))(keys)
 
-    Memory is that of one chunk, the arguments and the results; in a gradient, too, where each chunk is computed again.
-    With one key per sample, samples do not depend on the size. Chunks are made of every so-manieth sample, so that a
-    batch sharded over devices stays where it is; ``size`` is then a multiple of their number. If chunks are not all
-    full, the last samples are computed twice.
+    Memory is that of one chunk, the arguments and the results. A gradient also keeps what ``function`` keeps for it (of
+    ``js.sample``, the registers of every row), unless that is ``jax.checkpoint(function)``, which computes each chunk
+    again. With one key per sample, samples do not depend on the size. Chunks are made of every so-manieth sample, so
+    that a batch sharded over devices stays where it is; ``size`` is then a multiple of their number. If chunks are not
+    all full, the last sample is computed several times.
 
     Args:
         function: of arrays (pytrees of them) whose leading axis is the batch, as is that of its results. Whatever does
@@ -52,7 +53,6 @@ def chunked(function: Callable[..., Any], size: int) -> Callable[..., Any]:
         def join(leaf: Array) -> Array:
             return jnp.swapaxes(leaf, 0, 1).reshape(chunks * each, *leaf.shape[2:])[:batch]
 
-        part = jax.checkpoint(lambda given: function(*given), prevent_cse=False)
-        return jax.tree.map(join, jax.lax.map(part, jax.tree.map(split, arguments)))
+        return jax.tree.map(join, jax.lax.map(lambda part: function(*part), jax.tree.map(split, arguments)))
 
     return whole

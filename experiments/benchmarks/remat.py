@@ -36,9 +36,10 @@ Memory is what XLA plans for temporaries; time is the median of {rounds} rounds,
 
 * `remat=True`, the default of `js.run`, keeps the registers of each row and computes the network again when the
   gradient comes by. A policy keeps more: `js.sample(..., remat=jax.checkpoint_policies.dots_saveable)`.
-* `js.chunked(function, size)` computes a batch in parts, forward and in gradients, each part once more in a gradient.
-  With one key per sample, samples do not depend on the size. Drawing the starts from keys inside the function leaves
-  nothing of the whole batch in memory but its results:
+* `js.chunked(function, size)` computes a batch in parts, forward and in gradients, for which the registers of all rows
+  of all parts are kept; not so with `jax.checkpoint(function)`, which computes each part once more. With one key per
+  sample, samples do not depend on the size. Drawing the starts from keys inside the function leaves nothing of the
+  whole batch in memory but its results:
 
 ```python
 def draw(keys):
@@ -62,7 +63,7 @@ class Settings:
         depth: of the network.
         batch: images.
         rows: of the sampler.
-        chunk: images at a time in the last line.
+        chunk: images at a time in the last lines.
         rounds: how often each is timed.
     """
 
@@ -82,10 +83,9 @@ def measure(settings: Settings) -> list[tuple[str, float, float]]:
     times = js.schedules.half_log_snr(process, settings.rows)
     noise = process.prior(jax.random.key(1), (settings.batch, network.size, network.size, network.channels))
 
-    def loss(times: Any, noise: Any, remat: Any = True, chunk: int | None = None) -> Any:
+    def loss(times: Any, noise: Any, remat: Any = True, parts: Callable[..., Any] = lambda draw: draw) -> Any:
         sampler = js.solvers.dpm_solver_pp(process, times)
-        draw: Callable[..., Any] = lambda x: js.sample(sampler, model, x, remat=remat)
-        return jnp.mean((draw if chunk is None else js.chunked(draw, chunk))(noise) ** 2)
+        return jnp.mean(parts(lambda x: js.sample(sampler, model, x, remat=remat))(noise) ** 2)
 
     def gradient(*options: Any) -> Callable[..., Any]:
         return lambda times, noise: jax.grad(loss)(times, noise, *options)
@@ -95,7 +95,10 @@ def measure(settings: Settings) -> list[tuple[str, float, float]]:
         "`remat=False`": gradient(False),
         "`remat=dots_saveable`": gradient(jax.checkpoint_policies.dots_saveable),
         "`remat=True`": gradient(True),
-        f"`remat=True`, chunks of {settings.chunk}": gradient(True, settings.chunk),
+        f"`js.chunked(draw, {settings.chunk})`": gradient(True, lambda draw: js.chunked(draw, settings.chunk)),
+        f"`js.chunked(jax.checkpoint(draw), {settings.chunk})`": gradient(
+            True, lambda draw: js.chunked(jax.checkpoint(draw), settings.chunk)
+        ),
     }
     programs = {name: jax.jit(function).lower(times, noise).compile() for name, function in candidates.items()}
     calls = {name: functools.partial(program, times, noise) for name, program in programs.items()}
