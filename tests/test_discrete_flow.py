@@ -125,13 +125,12 @@ def test_jump_probabilities_are_those_of_metas_solver(kind, x64):
 # the laws
 
 
-@pytest.mark.parametrize("kind", ["masked", "uniform"])
-def test_every_rate_moves_the_law_as_time_does(kind, x64):
+def test_every_rate_moves_the_law_as_time_does(x64):
     """The derivative in the length of a first step, with several positions; a corrector's step moves nothing.
 
-    Where noise is no mask, the velocity of flow matching is another rate than the reversed process's all the same.
+    The velocity of flow matching is another rate than the reversed process's all the same.
     """
-    process, model, _, at = problem(kind)
+    process, model, _, at = problem("uniform")
     t = 0.6
     x = exact.sequences(process.states, LENGTH)
     samplers = {
@@ -163,8 +162,7 @@ def test_every_rate_moves_the_law_as_time_does(kind, x64):
         np.testing.assert_allclose(flow, 0.0 if "corrector" in name else slope, atol=1e-10)
     np.testing.assert_allclose(moves["reversed"], moves["ancestral"], atol=1e-10)
     np.testing.assert_allclose(moves["cumulative"], moves["flow"], atol=1e-10)
-    gap = jnp.abs(moves["reversed"] - moves["flow"]).max()
-    assert gap < 1e-10 if kind == "masked" else gap > 0.1
+    assert jnp.abs(moves["reversed"] - moves["flow"]).max() > 0.1
 
 
 @kinds
@@ -198,7 +196,7 @@ def test_correctors_leave_the_law_of_one_token(kind, x64):
     times = jnp.array([0.8, 0.7, 0.6, 0.35, 0.0])
     ends = [0.8, 0.7, 0.7, 0.6, 0.6, 0.6, 0.35, 0.0]
     for name in ("reverse", "flow"):
-        sampler = D.predictor_corrector(process, times, corrector=name, corrections=[1, 2, 0], stride=1.5)
+        sampler = D.predictor_corrector(process, times, corrector=name, corrections=np.array([1, 2, 0]), stride=1.5)
         np.testing.assert_allclose(sampler.rows.time, ends[:-1])
         for law, t in zip(path(sampler, model, at(0.8)), ends, strict=True):
             np.testing.assert_allclose(law, at(t), atol=1e-10)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsamplers import checks
 from jaxsamplers.discrete.samplers import ancestral, rate_coefficients
@@ -59,7 +60,7 @@ def predictor_corrector(
     """A sampler's steps with corrector steps between them; one call a row, ``n`` and as many as there are corrections.
 
     What a corrector step expects to move becomes a probability by the predictor's own rule. With that of ``ancestral``
-    and ``euler`` it leaves the law of a single token exactly as it is.
+    and ``euler`` it leaves the law of a single token exactly as it is, while no more than one move is expected.
 
     Args:
         process: masked, uniform or marginal.
@@ -80,7 +81,8 @@ def predictor_corrector(
     rates = checks.look_up("corrector", corrector, correctors)
     times = grid(process, times, "predictor_corrector")
     steps = len(times) - 1
-    counts = [corrections] * (steps - 1) if isinstance(corrections, int) else list(corrections)
+    given = np.asarray(corrections).tolist()
+    counts = given if isinstance(given, list) else [given] * (steps - 1)
     if len(counts) != steps - 1:
         raise ValueError(f"corrections must be a number or {steps - 1} of them, one a step but the last, got {counts}")
     counts = [checks.integer("corrections", count, low=0) for count in counts]
