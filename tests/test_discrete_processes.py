@@ -19,6 +19,7 @@ LAWS = {
     "geometric": (D.survival.geometric(), lambda t: np.exp(-(1e-3 ** (1 - t)) * 20.0**t)),
     "polynomial": (D.survival.polynomial(3.0), lambda t: 1 - t**3),
     "convex": (D.survival.convex(2.0), lambda t: (1 - t) ** 2),
+    "convex-1": (D.survival.convex(1.0), lambda t: 1 - t),
 }
 TIMES = np.array([1e-6, 1e-3, 0.1, 0.3, 0.4999, 0.5, 0.7, 0.99, 0.9990234375])
 first = lambda sampler: jax.tree.map(lambda leaf: leaf[0], sampler.rows)
@@ -50,7 +51,7 @@ def test_survival_laws_have_derivatives(name):
         t = jnp.array([0.2, 0.6])
         difference = (process.survival(t - 1e-6) - process.survival(t + 1e-6)) / 2e-6
         np.testing.assert_allclose(process.decay(t), difference, rtol=1e-6)
-    for f in (process.noisiness, process.log_survival, process.survival):
+    for f in (process.noisiness, process.log_survival, process.survival, process.decay):
         for end in (0.0, 1.0):
             assert not np.isnan(jax.grad(f)(end))
 

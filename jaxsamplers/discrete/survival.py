@@ -62,7 +62,7 @@ class Cosine:
 
     def survival(self, t: Times) -> Times:
         """By the complementary angle: exactly 0 at ``t = 1``."""
-        return jnp.sin(jnp.pi / 2 * (1 - t)) ** self.power
+        return _power(jnp.sin(jnp.pi / 2 * (1 - t)), self.power)
 
     def log_survival(self, t: Times) -> Times:
         """``log(1 - 2 sin^2(pi t / 4))`` near the clean end, by the complementary angle near the other."""
@@ -149,7 +149,7 @@ class Convex:
 
     def survival(self, t: Times) -> Times:
         """A power."""
-        return (1 - t) ** self.power
+        return _power(1 - t, self.power)
 
     def log_survival(self, t: Times) -> Times:
         """By log1p."""
@@ -242,6 +242,12 @@ registry: dict[str, Callable[..., Survival]] = {
     "polynomial": polynomial,
     "convex": convex,
 }
+
+
+def _power(v: Times, power: float) -> Times:
+    """``v^power`` with derivatives at ``v = 0`` where ``power`` is 1, too."""
+    straight = jnp.equal(power, 1.0)
+    return jnp.where(straight, v, v ** jnp.where(straight, 2.0, power))
 
 
 def _log_complement(v: Times) -> Times:
