@@ -276,6 +276,12 @@ def test_preempted_in_the_middle(cloud):
     assert cloud.get("resource") == ["ACTIVE"]
 
 
+def test_a_preemption_that_is_first_seen_as_a_program_that_was_killed(cloud):
+    cloud.put("made", "ACTIVE", "ACTIVE", "SUSPENDED")
+    said = cloud.run("supervise", "--", "bash", "-c", f"""{COUNTS} (($(wc -l <"$file") > 1)) || kill -KILL $$""")
+    assert "done, after 1 preemptions and 0 failures" in said
+
+
 def test_preempted_too_often(cloud):
     said = cloud.run("supervise", "--restarts", "1", "--", "bash", "-c", TAKEN_AWAY, status=1)
     assert "error: preempted 2 times (--restarts 1)" in said
