@@ -31,6 +31,7 @@ from jaxsamplers.discrete.processes import Replacement, marginal, masked, poster
 from jaxsamplers.discrete.remdm import Confidence, remdm_cap, remdm_confidence, remdm_loop, remdm_rescale
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
 from jaxsamplers.discrete.table import TokenTable, only
+from jaxsamplers.discrete.tempered import Tempered, scaled, tempered
 from jaxsamplers.discrete.truncation import truncated
 from jaxsamplers.discrete.two_stage import TwoStage, theta_rk2, theta_trapezoidal
 
@@ -68,6 +69,7 @@ __all__ = [
     "Matrices",
     "OrderedSampler",
     "Replacement",
+    "Tempered",
     "TokenTable",
     "TwoStage",
     "absorbing_steps",
@@ -87,8 +89,10 @@ __all__ = [
     "predictions",
     "randomness",
     "registry",
+    "scaled",
     "signal_classifier",
     "survival",
+    "tempered",
     "text",
     "to_bayes",
     "transition_matrices",

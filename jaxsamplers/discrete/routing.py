@@ -29,7 +29,7 @@ from jaxsamplers.discrete.randomness import BLOCK, MOVE, NOISE_BLOCK, NOISE_TOKE
 from jaxsamplers.laws import pytree
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
+    from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
     from jaxsamplers.discrete.noises import Noise
     from jaxsamplers.discrete.processes import Replacement
@@ -97,8 +97,14 @@ def route(process: Replacement, step: Coefficients, x: Tokens, estimate: Categor
 def take(pi: Noise, key: Key[Array, ...], x: Tokens, there: Route) -> Tokens:
     """Draws the move of every token."""
     word = lambda role: bits(fold_in(key, role), x.shape)
+    return arrive(pi, word, x, there, happens(word(MOVE), there.clean + there.noise))
+
+
+def arrive(
+    pi: Noise, word: Callable[[int], UInt32[Array, "..."]], x: Tokens, there: Route, moves: Bool[Array, "..."]
+) -> Tokens:
+    """Draws where the tokens that move go; ``word`` gives random words for each role."""
     total = there.clean + there.noise
-    moves = happens(word(MOVE), total)
     to_noise = happens(word(ROUTE), there.noise / jnp.where(total > 0, total, 1.0))
     clean = there.tokens.draw(word(BLOCK), word(TOKEN))
     noise = pi.draw(word(NOISE_BLOCK), word(NOISE_TOKEN), x)

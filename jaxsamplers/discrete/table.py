@@ -137,6 +137,8 @@ def only(sampler: S, active: Bool[Array, "..."]) -> S:
     """
     if not jnp.issubdtype(jnp.result_type(active), jnp.bool_):
         raise ValueError(f"active must be boolean, one entry a position, got {jnp.result_type(active)}")
+    if hasattr(sampler, "sampler"):  # a transform of another
+        return dataclasses.replace(sampler, sampler=only(sampler.sampler, active))  # type: ignore[type-var]
     return dataclasses.replace(sampler, active=active)  # type: ignore[type-var]
 
 

@@ -28,8 +28,10 @@ from jaxsamplers.learn.families import (
     s4s,
 )
 from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
+from jaxsamplers.learn.jump_your_steps import break_gain, jump_your_counts, jump_your_steps
 from jaxsamplers.learn.klub import Klub, klub, klub_gaussian, klub_intervals, klub_objective
 from jaxsamplers.learn.ld3 import LD3, ld3, ld3_optimizer
+from jaxsamplers.learn.lsd import Alignment, Teacher, Traces, lsd, lsd_objective, lsd_steps, lsd_teacher
 from jaxsamplers.learn.objectives import (
     absolute,
     endpoint,
@@ -51,6 +53,7 @@ from jaxsamplers.learn.unified import unified
 __all__ = [
     "LD3",
     "S4S_PHASES",
+    "Alignment",
     "Amed",
     "AmedSampler",
     "Answer",
@@ -69,7 +72,9 @@ __all__ = [
     "Path",
     "Plateau",
     "Result",
+    "Teacher",
     "Teleport",
+    "Traces",
     "absolute",
     "align_your_steps",
     "along",
@@ -81,6 +86,7 @@ __all__ = [
     "bespoke",
     "bespoke_loss",
     "bns",
+    "break_gain",
     "builder",
     "cascade",
     "choose",
@@ -95,6 +101,8 @@ __all__ = [
     "follow",
     "generalized_solver",
     "gits",
+    "jump_your_counts",
+    "jump_your_steps",
     "kernel_ridge",
     "klub",
     "klub_gaussian",
@@ -103,6 +111,10 @@ __all__ = [
     "ld3",
     "ld3_optimizer",
     "log_squared",
+    "lsd",
+    "lsd_objective",
+    "lsd_steps",
+    "lsd_teacher",
     "neural_solver",
     "only",
     "oss",

@@ -3,7 +3,8 @@
 Nothing in the file is executed; everything is checked when it is read. The format, version 1, is an object with
 
     format, version       "jaxsamplers recipe", 1
-    sampler               time, weights, noise, extra, constant, pattern, origin of the table
+    sampler               time, weights, noise, extra, constant, pattern, origin of the table; or, of a sampler of
+                          tokens, what ``tokens.py`` says, the process included
     process, times, start, prediction, sigma_data, clip, solver, provenance      as in ``Recipe``; null where absent
     written_by            versions of what wrote it
 
@@ -24,8 +25,11 @@ import numpy as np
 
 from jaxsamplers import processes
 from jaxsamplers.denoisers import predictions
+from jaxsamplers.discrete.table import TokenTable
+from jaxsamplers.discrete.tempered import Tempered
 from jaxsamplers.recipes.plain import array_from_plain, array_to_plain, fields, finite, from_plain, json_only, to_plain
 from jaxsamplers.recipes.recipe import Clip, Recipe
+from jaxsamplers.recipes.tokens import tokens_from_plain, tokens_to_plain
 from jaxsamplers.tableau import Rows, Tableau
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ MEMBERS = ("process", "times", "start", "prediction", "sigma_data", "clip", "sol
 
 def save(
     path: str | Path,
-    sampler: Tableau | Recipe,
+    sampler: Tableau | TokenTable | Tempered | Recipe,
     *,
     process: Process | None = None,
     times: Float[Array, " n+1"] | None = None,
@@ -52,8 +56,8 @@ def save(
 
     Args:
         path: where; conventionally ``*.json``.
-        sampler: a table, learned or not, or a whole recipe.
-        process: what its times belong to.
+        sampler: a table, learned or not, of numbers or of tokens (tempered or not), or a whole recipe.
+        process: what its times belong to; a sampler of tokens has its own.
         times: what its solver was given.
         solver: the solver's name.
         options: the solver's keyword options.
@@ -68,6 +72,8 @@ def save(
         raise ValueError("options belong to a solver: give its name too")
     given: dict[str, Any] = {"process": process, "times": times, "solver": named, "provenance": provenance}
     recipe = recipe._replace(**{key: value for key, value in given.items() if value is not None})
+    if process is not None and isinstance(recipe.sampler, TokenTable | Tempered):
+        raise ValueError("a sampler of tokens has its process in itself: leave process out")
     text = json.dumps(_plain(recipe), allow_nan=False, separators=(",", ":"))
     path = Path(path)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
@@ -107,23 +113,14 @@ def load(path: str | Path) -> Recipe:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    tableau = recipe.sampler
-    if not isinstance(tableau, Tableau):
-        raise ValueError(f"only tables can be saved as recipes, got a {type(tableau).__name__}")
-    rows = tableau.rows
-    sampler = {
-        **{name: array_to_plain(name, getattr(rows, name)) for name in ("time", "weights", "noise")},
-        "extra": {name: array_to_plain(f"extra {name}", value) for name, value in rows.extra.items()},
-        "constant": None if rows.constant is None else array_to_plain("constant", rows.constant),
-        "pattern": [list(row) for row in tableau.pattern],
-        "origin": to_plain("origin", tableau.origin),
-    }
     from jaxsamplers import __version__
 
+    sampler = recipe.sampler
+    plain = tokens_to_plain(sampler) if isinstance(sampler, TokenTable | Tempered) else _plain_tableau(sampler)
     return {
         "format": FORMAT,
         "version": VERSION,
-        "sampler": sampler,
+        "sampler": plain,
         "process": to_plain("process", recipe.process),
         "times": None if recipe.times is None else array_to_plain("times", recipe.times),
         "start": None if recipe.start is None else float(recipe.start),
@@ -133,6 +130,19 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
         "solver": json_only("solver", recipe.solver),
         "provenance": json_only("provenance", recipe.provenance),
         "written_by": {"jaxsamplers": __version__, "jax": jax.__version__, "python": platform.python_version()},
+    }
+
+
+def _plain_tableau(tableau: Any) -> dict[str, Any]:
+    if not isinstance(tableau, Tableau):
+        raise ValueError(f"only tables can be saved as recipes, got a {type(tableau).__name__}")
+    rows = tableau.rows
+    return {
+        **{name: array_to_plain(name, getattr(rows, name)) for name in ("time", "weights", "noise")},
+        "extra": {name: array_to_plain(f"extra {name}", value) for name, value in rows.extra.items()},
+        "constant": None if rows.constant is None else array_to_plain("constant", rows.constant),
+        "pattern": [list(row) for row in tableau.pattern],
+        "origin": to_plain("origin", tableau.origin),
     }
 
 
@@ -162,8 +172,9 @@ def _recipe(found: Any) -> Recipe:
     times = None if found["times"] is None else array_from_plain("times", found["times"])
     if times is not None and times.ndim != 1:
         raise ValueError(f"times: expected a vector, got shape {times.shape}")
+    of_tokens = isinstance(found["sampler"], dict) and found["sampler"].get("kind") == "tokens"
     return Recipe(
-        _tableau(found["sampler"]),
+        tokens_from_plain(found["sampler"]) if of_tokens else _tableau(found["sampler"]),
         process,
         times,
         _optional("start", found["start"]),

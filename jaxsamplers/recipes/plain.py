@@ -16,15 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsamplers import laws, processes
+from jaxsamplers.discrete import noises, survival
+from jaxsamplers.discrete import processes as tokens
+from jaxsamplers.discrete.categorical import Categorical
 
 DTYPES = ("float32", "float64", "int32", "int64")
 DEPTH = 12  # of a process: no law needs half of it
 CLASSES = {
-    name: value
-    for module in (laws, processes)
+    prefix + name: value
+    for prefix, modules in {"": (laws, processes), "discrete.": (survival, noises, tokens)}.items()
+    for module in modules
     for name, value in vars(module).items()
     if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == module.__name__
-}
+} | {"discrete.Categorical": Categorical}
+KINDS = {value: kind for kind, value in CLASSES.items()}
 
 
 def array_to_plain(where: str, value: Any) -> dict[str, Any]:
@@ -78,9 +83,9 @@ def to_plain(where: str, value: Any) -> Any:
         if value is not None and not math.isfinite(value):
             raise ValueError(f"{where} must be finite to be saved")
         return value
-    if CLASSES.get(type(value).__name__) is type(value):
+    if type(value) in KINDS:
         names = [field.name for field in dataclasses.fields(value)]
-        return {"kind": type(value).__name__} | {n: to_plain(f"{where}.{n}", getattr(value, n)) for n in names}
+        return {"kind": KINDS[type(value)]} | {n: to_plain(f"{where}.{n}", getattr(value, n)) for n in names}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {"kind": "dict", "items": {k: to_plain(f"{where}[{k!r}]", v) for k, v in value.items()}}
     if type(value) in (list, tuple):

@@ -18,8 +18,6 @@ from jaxsamplers.transforms import dynamic_threshold, static_threshold
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
 
-    from jaxsamplers.tableau import Tableau
-
 
 class Clip(NamedTuple):
     """How the denoiser's estimate is kept in range.
@@ -37,7 +35,7 @@ class Recipe(NamedTuple):
     """A sampler and what belongs to it; everything but the sampler may be absent.
 
     Attributes:
-        sampler: the table.
+        sampler: the table, of numbers or of tokens.
         process: the noise process its rows' times belong to.
         times: the ``steps + 1`` times the solver was given.
         start: standard deviation of the noise to start from, in the process's own scale.
@@ -49,7 +47,7 @@ class Recipe(NamedTuple):
         provenance: anything else worth keeping, as plain JSON.
     """
 
-    sampler: Tableau
+    sampler: Any
     process: Process | None = None
     times: Float[Array, " n+1"] | None = None
     start: float | None = None
