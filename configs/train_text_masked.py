@@ -13,7 +13,7 @@ def get_config() -> Settings:
         process="masked",
         prediction="bayes",
         loss="mdlm",
-        network=NetworkSettings(width=96, depth=3, heads=4, hidden=3, time=False),
+        network=NetworkSettings(width=96, depth=3, heads=4, hidden=3, time=False, relative=True),
         train=TrainSettings(steps=3000, batch=32, learning_rate=2e-3, average=0.995, chunk=100, checkpoint=500),
         sample=SampleSettings(count=32, steps=32, sampler="ancestral", schedule="uniform"),
     )

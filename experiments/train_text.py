@@ -90,10 +90,17 @@ def report(settings: Settings, trained: Training, out: str | Path) -> dict[str, 
 def save_weights(settings: Settings, trained: Training, summary: dict[str, Any], path: Path) -> None:
     """The averaged parameters in float16, by name, and what they are: what ``discrete/digits.py`` reads."""
     leaves = jax.tree_util.tree_leaves_with_path(trained.average)
-    name = lambda keys: "/".join(str(key.key) for key in keys if isinstance(key, jax.tree_util.DictKey))
-    arrays: dict[str, Any] = {name(keys).removeprefix("params/"): np.asarray(leaf, np.float16) for keys, leaf in leaves}
-    about = {"made by": "python -m experiments.train_text", "settings": config.to_json(settings), "numbers": summary}
-    arrays["heads"] = np.asarray(settings.network.heads, np.float16)
+    arrays: dict[str, Any] = {}
+    for keys, leaf in leaves:
+        name = "/".join(str(key.key) for key in keys if isinstance(key, jax.tree_util.DictKey)).removeprefix("params/")
+        heads = (settings.network.heads, -1) if "/look/" in name else leaf.shape[-1:]  # the shape tells the heads
+        arrays[name] = np.asarray(leaf, np.float16).reshape(*leaf.shape[:-1], *heads)
+    about = {
+        "made by": "python -m experiments.train_text",
+        "data": "UCI handwritten digits bundled with scikit-learn; 297 of 1797, picked at random, held out",
+        "settings": config.to_json(settings),
+        "numbers": summary,
+    }
     with path.open("wb") as file:
         np.savez_compressed(file, about=np.asarray(json.dumps(about)), **arrays)
 
