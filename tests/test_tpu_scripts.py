@@ -252,33 +252,32 @@ def test_profile(ready):
     assert "[1] learn --trace 20:5" in ready.run("logs", "--worker", "1")
 
 
-COUNTS = """
-mkdir -p "$STAND_IN/shared"
-file=$STAND_IN/shared/${PWD//\\//-}
-echo step >>"$file"
+# the worker's number, and how often it has been told to start
+ROUND = """
+worker=${PWD##*worker-} && worker=${worker%%/*}
+round=$(grep -c "worker=$worker .*remote/start.sh" "$STAND_IN/calls")
 """
-
-
 TAKEN_AWAY = """echo SUSPENDED >"$STAND_IN/$$" && mv "$STAND_IN/$$" "$STAND_IN/resource" && kill -KILL $$"""
 
 
 def test_preempted_in_the_middle(cloud):
     """The second machine goes on where shared storage says that the first one was."""
     cloud.put("fail-create", CAPACITY)
-    program = f"""{COUNTS}
-    if (($(wc -l <"$file") < 2)); then {TAKEN_AWAY}; fi"""
+    program = f"""{ROUND}
+    if ((round == 1)); then echo 7 >"$STAND_IN/shared" && {TAKEN_AWAY}; fi
+    echo "went on from $(<"$STAND_IN/shared")" """
     said = cloud.run("supervise", "--spot", "--", "bash", "-c", program)
     assert "preempted, time 1 of 100: making mine anew" in said
     assert "done, after 1 preemptions and 0 failures" in said
     assert len(cloud.calls("queued-resources create", "--spot")) == 3
     assert len(cloud.calls("queued-resources delete")) == 1
     assert len(cloud.calls("uv pip install")) == 4
-    assert cloud.get("resource") == ["ACTIVE"]
+    assert cloud.run("logs", "--once").count("went on from 7\n") == 2
 
 
 def test_a_preemption_that_is_first_seen_as_a_program_that_was_killed(cloud):
     cloud.put("made", "ACTIVE", "ACTIVE", "SUSPENDED")
-    said = cloud.run("supervise", "--", "bash", "-c", f"""{COUNTS} (($(wc -l <"$file") > 1)) || kill -KILL $$""")
+    said = cloud.run("supervise", "--", "bash", "-c", f"{ROUND} ((round > 1)) || kill -KILL $$")
     assert "done, after 1 preemptions and 0 failures" in said
 
 
@@ -298,10 +297,10 @@ def test_a_command_that_fails(cloud, tmp_path):
 
 def test_one_worker_dies(cloud):
     """Its process is gone without a word the first time; the host itself is the second time."""
-    program = f"""{COUNTS}
-    case $PWD-$(wc -l <"$file") in
-      *worker-1*-1) kill -KILL 0 ;;
-      *worker-1*-2) echo 1 >"$STAND_IN/unreachable" ;;
+    program = f"""{ROUND}
+    case $worker-$round in
+      1-1) kill -KILL 0 ;;
+      1-2) echo 1 >"$STAND_IN/unreachable" ;;
       *-1 | *-2) while :; do sleep 0.05; done ;;
     esac"""
     said = cloud.run("supervise", "--", "bash", "-c", program)
