@@ -81,8 +81,10 @@ class Transformer(linen.Module):
         time = None
         if s.time:
             time = jax.nn.silu(linen.Dense(s.width, name="time")(time_features(t)))
-        h = linen.Embed(self.vocab + 1, s.width, embedding_init=jax.nn.initializers.normal(0.5), name="embed")(tokens)
-        h = h + self.param("position", jax.nn.initializers.normal(0.1), (self.length, s.width))
+        normal = jax.nn.initializers.normal  # in a text what a token is says more than where it is
+        what, where = (normal(0.5), normal(0.1)) if s.relative else (linen.Embed.embedding_init, normal(0.3))
+        h = linen.Embed(self.vocab + 1, s.width, embedding_init=what, name="embed")(tokens)
+        h = h + self.param("position", where, (self.length, s.width))
         for i in range(s.depth):
             h = Block(s, name=f"block_{i}")(h, time)
         return linen.Dense(self.vocab, kernel_init=zeros, name="project")(modulate(h, 0.0, 0.0))

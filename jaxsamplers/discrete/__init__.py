@@ -9,9 +9,12 @@ Time runs from 1, noise, to 0, clean. ``model`` returns logits of the Bayes post
 that was trained on something else is wrapped by ``js.discrete.denoiser``.
 """
 
-from jaxsamplers.discrete import chain, losses, orders, randomness, survival, text, truncation
+from jaxsamplers.discrete import chain, counts, digits, losses, orders, randomness, survival, text, truncation
+from jaxsamplers.discrete.blocks import Blocks, blocks
+from jaxsamplers.discrete.caching import Cached, cached
 from jaxsamplers.discrete.categorical import Categorical, categorical
 from jaxsamplers.discrete.d3pm import D3PM, d3pm
+from jaxsamplers.discrete.ddpd import Plan, Planned, ddpd, planned, planned_from
 from jaxsamplers.discrete.denoisers import Denoiser, denoiser, from_bayes, predictions, to_bayes
 from jaxsamplers.discrete.first_hitting import FirstHitting, first_hitting
 from jaxsamplers.discrete.flow import bump, flow_cumulative, flow_euler, flow_exact
@@ -28,6 +31,7 @@ from jaxsamplers.discrete.matrices import (
 from jaxsamplers.discrete.ordered import OrderedSampler, ordered
 from jaxsamplers.discrete.predictor_corrector import predictor_corrector
 from jaxsamplers.discrete.processes import Replacement, marginal, masked, posterior, uniform
+from jaxsamplers.discrete.rdm import Routing, rdm
 from jaxsamplers.discrete.remdm import Confidence, remdm_cap, remdm_confidence, remdm_loop, remdm_rescale
 from jaxsamplers.discrete.samplers import analytic, ancestral, euler, remasking, tau_leaping
 from jaxsamplers.discrete.table import TokenTable, only
@@ -48,6 +52,8 @@ registry = {
     "remdm_rescale": remdm_rescale,
     "remdm_loop": remdm_loop,
     "ordered": ordered,
+    "rdm": rdm,
+    "ddpd": ddpd,
     "k_gillespie": k_gillespie,
     "first_hitting": first_hitting,
     "flow_euler": flow_euler,
@@ -61,6 +67,8 @@ registry = {
 
 __all__ = [
     "D3PM",
+    "Blocks",
+    "Cached",
     "Categorical",
     "Confidence",
     "Denoiser",
@@ -68,15 +76,22 @@ __all__ = [
     "Glauber",
     "Matrices",
     "OrderedSampler",
+    "Plan",
+    "Planned",
     "Replacement",
+    "Routing",
     "Tempered",
     "TokenTable",
     "TwoStage",
     "absorbing_steps",
+    "blocks",
     "bump",
+    "cached",
     "categorical",
     "chain",
+    "counts",
     "denoiser",
+    "digits",
     "from_bayes",
     "gaussian_steps",
     "losses",
@@ -85,6 +100,8 @@ __all__ = [
     "neighbour_steps",
     "only",
     "orders",
+    "planned",
+    "planned_from",
     "posterior",
     "predictions",
     "randomness",

@@ -62,9 +62,9 @@ def forward(weights: Weights, tokens: Tokens, t: Array, **extra: Any) -> Float[A
     """The transformer of ``experiments/token_networks.py`` without time; weights are named as there."""
     linear = lambda name, x: x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
     h = weights["embed/embedding"][tokens] + weights["position"]
-    heads = round(float(weights["heads"]))
     for i in range(sum(name.endswith("/told/bias") for name in weights)):
-        parts = linear(f"block_{i}/look", _normalise(h)).reshape(*h.shape[:2], heads, -1)
+        parts = jnp.einsum("nlw,whd->nlhd", _normalise(h), weights[f"block_{i}/look/kernel"])
+        parts = parts + weights[f"block_{i}/look/bias"]
         seen = jax.nn.dot_product_attention(*jnp.split(parts, 3, axis=-1)).reshape(h.shape)
         h = h + linear(f"block_{i}/told", seen)
         h = h + linear(f"block_{i}/narrow", jax.nn.gelu(linear(f"block_{i}/wide", _normalise(h))))
