@@ -21,6 +21,7 @@ from jaxsamplers.discrete.chain import MarkovChain, chain_posterior, markov_chai
 from jaxsamplers.discrete.glauber import Glauber
 from jaxsamplers.discrete.ordered import OrderedSampler
 from jaxsamplers.discrete.processes import Replacement
+from jaxsamplers.discrete.remdm import Confidence
 from jaxsamplers.discrete.table import TokenTable
 from jaxsamplers.discrete.two_stage import TwoStage
 
@@ -119,6 +120,49 @@ def one_at_a_time_law(sampler: OrderedSampler, model: Model, start: Law, length:
         return jnp.zeros_like(law).at[jnp.clip(to, 0, len(x) - 1)].add(moved), None
 
     return jax.lax.scan(step, start, sampler.rows)[0]
+
+
+def ordered_law(sampler: OrderedSampler, model: Model, start: Law, length: int = LENGTH) -> Law:
+    """The same for any number of positions a row."""
+    x, states = sequences(sampler.process.states, length), sampler.process.states
+
+    def step(law: Law, row: Any) -> tuple[Law, None]:
+        estimate = js.discrete.categorical(model(x, row.time))
+        places, chosen = sampler.choose(jax.random.key(0), row, x, estimate, jnp.full(len(x), length))
+        chosen = jnp.put_along_axis(jnp.zeros(x.shape, bool), places, chosen, axis=-1, inplace=False)
+        drawn = jnp.pad(estimate.probabilities(), [(0, 0), (0, 0), (0, states - sampler.process.vocab)])
+        return law @ joint(jnp.where(chosen[..., None], drawn, jax.nn.one_hot(x, states))), None
+
+    return jax.lax.scan(step, start, sampler.rows)[0]
+
+
+def confidence_law(sampler: Confidence, model: Model) -> Law:
+    """The law of ReMDM-conf on two positions, from all masks.
+
+    How sure it was of a token depends on what the other was when it was drawn: a state of a position is both.
+    """
+    states = sampler.process.states
+    both = sequences(states**2, 2)
+    x, seen = both // states, both % states  # [N, 2] each; what is seen of a mask does not matter, and is one
+    alone = sequences(states, 2)
+    mask = jnp.full(len(alone), states - 1)
+    chance = [  # [seen, token]: of each position where the other is this
+        jax.nn.softmax(model(jnp.stack(pair, -1), jnp.ones(()))[:, i], axis=-1).reshape(states, states, -1)
+        for i, pair in enumerate([(mask, alone[:, 0]), (alone[:, 0], mask)])
+    ]
+    sure = jnp.stack([chance[i][seen[:, i], 0, jnp.minimum(x[:, i], VOCAB - 1)] for i in (0, 1)], -1)
+    goal = jnp.arange(states)
+
+    def step(law: Law, row: Any) -> tuple[Law, None]:
+        laws = sampler.law(row, x, model(x, row.step.time), sure)  # [N, 2, states]
+        kept = jnp.where(x[..., None] == goal, seen[..., None], x[:, ::-1, None])
+        to = goal * states + jnp.where(goal == states - 1, states - 1, kept)
+        spread = jnp.einsum("nis,nisk->nik", laws, jax.nn.one_hot(to, states**2))
+        return law @ joint(spread), None
+
+    start = jnp.zeros(len(both)).at[-1].set(1.0)
+    end = jax.lax.scan(step, start, sampler.rows)[0]
+    return jnp.zeros(states**2).at[x[:, 0] * states + x[:, 1]].add(end)
 
 
 def one_site_law(sampler: Glauber, model: Model, start: Law, length: int = LENGTH) -> Law:

@@ -1,7 +1,8 @@
 """Samplers of masked processes that clean a given number of positions a step, in any order.
 
 After the step to ``s`` a share ``(1 - alpha(s)) / (1 - alpha(t_0))`` of the masks that there were in the beginning is
-left, to the nearest whole number, of each sequence by itself: prompts and padding are no masks and do not count.
+left, to the nearest whole number, of each sequence by itself: prompts and padding are no masks and do not count. A rule
+of ``counts`` may clean more of them where the network is sure; a sequence without masks waits for the others.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 
 from jaxsamplers import checks
 from jaxsamplers.core import Model, SolverState, fold_in, new_state, take_rows
+from jaxsamplers.denoisers import as_pytree
 from jaxsamplers.discrete.categorical import Categorical, categorical
-from jaxsamplers.discrete.orders import Order, registry
+from jaxsamplers.discrete.counts import Count
+from jaxsamplers.discrete.orders import Order, random, registry
 from jaxsamplers.discrete.processes import Replacement
 from jaxsamplers.discrete.randomness import BLOCK, ORDER, TOKEN, bits
 from jaxsamplers.discrete.table import grid, needed, tokens
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     Times = Float[Array, " n+1"]
     Tokens = Int[Array, "... length"]
+
+RANDOM = as_pytree(random)
 
 
 @jax.tree_util.register_dataclass
@@ -45,8 +50,8 @@ class Rows:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["rows", "process", "active"],
-    meta_fields=["order", "most", "greedy"],
+    data_fields=["rows", "process", "active", "order", "count"],
+    meta_fields=["most", "greedy"],
 )
 @dataclasses.dataclass(frozen=True)
 class OrderedSampler:
@@ -56,7 +61,8 @@ class OrderedSampler:
         rows: times and shares.
         process: a masked one.
         active: the positions that may move, all by default; see ``only``.
-        order: which positions come first.
+        order: which positions come first, a pytree.
+        count: how many come, a pytree; ``None`` for the schedule's number.
         most: how many positions a row can need at most, ``None`` for all of them.
         greedy: whether the likeliest token is taken instead of a drawn one.
     """
@@ -64,7 +70,8 @@ class OrderedSampler:
     rows: Rows
     process: Replacement
     active: Bool[Array, "..."] | None = None
-    order: Order = registry["random"]
+    order: Order = RANDOM
+    count: Count | None = None
     most: int | None = None
     greedy: bool = False
 
@@ -102,11 +109,15 @@ class OrderedSampler:
     ) -> tuple[Int[Array, "... most"], Bool[Array, "... most"]]:
         """Positions in order, and which of them become tokens in this row; ``first`` is how many masks there were."""
         hidden = self._hidden(x)
-        count = hidden.sum(-1) - jnp.round(first * row.left).astype(jnp.int32)
-        priority = jnp.where(hidden, self.order(key, x, estimate), -jnp.inf)
+        number = hidden.sum(-1) - jnp.round(first * row.left).astype(jnp.int32)
+        priority = jnp.maximum(self.order(key, x, estimate), np.finfo(np.float32).min)
         most = x.shape[-1] if self.most is None else min(self.most, x.shape[-1])
-        places = jax.lax.top_k(priority, most)[1]
-        return places, jnp.arange(most) < count[..., None]
+        places = jax.lax.top_k(jnp.where(hidden, priority, -jnp.inf), most)[1]
+        some = jnp.arange(most) < hidden.sum(-1, keepdims=True)
+        if self.count is not None:
+            sure = 1 / jnp.take_along_axis(estimate.total, places, axis=-1)
+            number = jnp.maximum(number, jnp.maximum(self.count(jnp.where(some, sure, 0.0)), 1))
+        return places, (jnp.arange(most) < number[..., None]) & some
 
     def _hidden(self, x: Tokens) -> Bool[Array, "... length"]:
         hidden = self.process.noise.probability(x) > 0
@@ -118,6 +129,7 @@ def ordered(
     times: Times,
     *,
     order: str | Order = "random",
+    count: Count | None = None,
     length: int | None = None,
     greedy: bool = False,
 ) -> OrderedSampler:
@@ -130,7 +142,10 @@ def ordered(
     Args:
         process: a masked one.
         times: ``n + 1`` decreasing times; all masks are gone where they end at 0.
-        order: a name in ``orders.registry``, or a function as described there.
+        order: a name in ``orders.registry``, or a function as described there, such as ``orders.pc(frequencies)``.
+        count: a rule for more positions than the schedule's, such as ``counts.threshold(0.9)``. At least one is cleaned
+            a row, so that ``length`` steps are always enough; when a batch is done early depends on the network, which
+            ``cached`` does not ask any more then. The time it is shown stays that of the schedule.
         length: of the sequences. If given, tokens are drawn at as many positions as a step can need instead of at all.
         greedy: take the likeliest token instead of drawing one.
 
@@ -151,8 +166,11 @@ def ordered(
         if known is None:
             raise ValueError("length cannot be used while times are traced: the number of positions must be known")
         checks.integer("length", length, low=1)
-        most = min(length, int(length * np.max(-np.diff(known, prepend=1.0)) + 1 + 1e-3))
-    return OrderedSampler(Rows(times[:-1], left), process, None, order, most, greedy)
+        most = (
+            length if count is not None else min(length, int(length * np.max(-np.diff(known, prepend=1.0)) + 1 + 1e-3))
+        )
+    rule = None if count is None else as_pytree(count)
+    return OrderedSampler(Rows(times[:-1], left), process, None, as_pytree(order), rule, most, greedy)
 
 
 def _at(estimate: Categorical, places: Int[Array, "... most"]) -> Categorical:

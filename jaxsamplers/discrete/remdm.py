@@ -28,8 +28,8 @@ import jax.numpy as jnp
 
 from jaxsamplers import checks
 from jaxsamplers.core import Model, SolverState, fold_in, new_state, take_rows
-from jaxsamplers.discrete.categorical import categorical
-from jaxsamplers.discrete.routing import route, take
+from jaxsamplers.discrete.categorical import Categorical, categorical
+from jaxsamplers.discrete.routing import Route, probabilities, route, take
 from jaxsamplers.discrete.samplers import ancestral, exact_coefficients
 from jaxsamplers.discrete.table import Rows, TokenTable, grid, needed, table, tokens
 
@@ -162,11 +162,23 @@ class Confidence:
         x, drawn_with, key = state.x, state.memory, state.key
         assert key is not None
         estimate = categorical(self.process.clean(model(x, row.step.time), x))
-        again = dataclasses.replace(row.step.step, refresh=self.refresh(row, x, drawn_with))
-        there = route(self.process, again, x, estimate).only(self.active)
-        moved = take(self.process.noise, fold_in(key, state.step), x, there)
+        moved = take(self.process.noise, fold_in(key, state.step), x, self.route(row, x, estimate, drawn_with))
         certain = jnp.where(moved == x, drawn_with, (estimate.weight(moved) / estimate.total).astype(jnp.float32))
         return SolverState(moved, certain, key, state.step + 1)
+
+    def route(
+        self, row: ConfidenceRows, x: Tokens, estimate: Categorical, drawn_with: Float[Array, "... length"]
+    ) -> Route:
+        """Where each token may go in this row."""
+        again = dataclasses.replace(row.step.step, refresh=self.refresh(row, x, drawn_with))
+        return route(self.process, again, x, estimate).only(self.active)
+
+    def law(
+        self, row: ConfidenceRows, x: Tokens, logits: Float[Array, "... V"], drawn_with: Float[Array, "... length"]
+    ) -> Float[Array, "... S"]:
+        """The law of each token after this row, which is what ``step`` draws from, in whole vectors."""
+        estimate = categorical(self.process.clean(logits, x))
+        return probabilities(self.process, x, self.route(row, x, estimate, drawn_with))
 
     def refresh(self, row: ConfidenceRows, x: Tokens, drawn_with: Float[Array, "..."]) -> Float[Array, "..."]:
         """The probability with which each visible token is masked; 0 for others and where nothing is visible."""
