@@ -1,4 +1,4 @@
-"""The command line: ``python -m jaxsamplers sample | compare | schedules | list``.
+"""The command line: ``python -m jaxsamplers sample | compare | schedules | export | list``.
 
 Every command is a short program over the public functions; what it imports beyond jax, it imports when it runs. What
 can be refused is refused before the work starts, and a file appears under its name only when all of it is written.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxsamplers import checks
+from jaxsamplers.commands import export
 from jaxsamplers.commands.compare import compare
 from jaxsamplers.commands.names import names
 from jaxsamplers.commands.picture import picture
@@ -63,7 +64,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     parser = _Parser(prog="python -m jaxsamplers", allow_abbrev=False, description="Sample, compare and list solvers.")
-    commands = parser.add_subparsers(required=True, metavar="{sample,compare,schedules,list}")
+    commands = parser.add_subparsers(required=True, metavar="{sample,compare,schedules,export,list}")
 
     draw = commands.add_parser("sample", allow_abbrev=False, help="draw a sheet of digits with an exact denoiser")
     draw.set_defaults(command=sample)
@@ -103,6 +104,8 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         command.add_argument("--t-end", type=float, help="default: the process's range")
     for command in (draw, ranking):
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+    export.add(commands)
 
     listing = commands.add_parser("list", allow_abbrev=False, help="every solver, schedule, process and problem")
     listing.set_defaults(command=names)

@@ -127,7 +127,7 @@ def test_nothing_is_left_half_written(failure, status, tmp_path, capsys, monkeyp
         (["sample", "--solvr", "ddim"], "unknown argument '--solvr': did you mean --solver"),
         (["sample", "ddim"], "unknown argument 'ddim'"),
         (["smaple"], "unknown command 'smaple': did you mean sample"),
-        ([], "the following arguments are required: {sample,compare,schedules,list}"),
+        ([], "the following arguments are required: {sample,compare,schedules,export,list}"),
         (["sample", "--steps", "0"], "steps must be at least 1, got 0"),
         (["sample", "--count", "0"], "--count must be at least 1, got 0"),
         (["sample", "--process", "rectified_flow", "--schedule", "karras"], "give t_start= and t_end="),

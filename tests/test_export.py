@@ -1,6 +1,5 @@
 """Artefacts: what they compute elsewhere, with open sizes, and what cannot become one."""
 
-import argparse
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxsamplers as js
-from jaxsamplers.commands.export import add
+from jaxsamplers.cli import main
 
 pytest.importorskip("flatbuffers")
 
@@ -130,29 +129,18 @@ def test_what_cannot_be_exported_is_refused(make, error, message, tmp_path):
 
 def test_the_command(tmp_path, capsys):
     """The same samples for the same keys in every batch, from whatever the file has inside."""
-    parser = argparse.ArgumentParser()
-    add(parser.add_subparsers())
     out = tmp_path / "mixture.jaxexport"
-    words = [
-        "export",
-        "--problem",
-        "mixture",
-        "--solver",
-        "ddpm",
-        "--steps",
-        "3",
-        "--process",
-        "edm",
-        "--out",
-        str(out),
-    ]
-    options = parser.parse_args(words)
-    options.command(options)
+    words = ["export", "--problem", "mixture", "--solver", "ddpm", "--steps", "3", "--process", "edm", "--out"]
+    assert main([*words, str(out)]) == 0
     assert "key<fry>[batch] -> float32[batch, 2]" in capsys.readouterr().out
     draw = js.exports.load(out).call
     keys = jax.random.split(KEY, 5)
     many, few = draw(keys), draw(keys[3:])
     np.testing.assert_allclose(few, many[3:], rtol=1e-5, atol=1e-6)
     assert 0.1 < float(jnp.abs(many).max()) < 5
-    with pytest.raises(ValueError, match="there is no folder"):
-        options.command(parser.parse_args([*words[:-1], str(tmp_path / "nowhere" / "x")]))
+    for wrong, sentence in (
+        (["nowhere/x"], "there is no folder nowhere"),
+        (["x", "--platform", "gpu"], "unknown platform"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert sentence in capsys.readouterr().err
