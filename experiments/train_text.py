@@ -81,7 +81,7 @@ def report(settings: Settings, trained: Training, out: str | Path) -> dict[str, 
         {name: [row[name] for row in rows] for name in settings.numbers},
         out / "curves.png",
         logarithmic=[],
-        levels={f"{key}_of_real": summary[f"{key}_of_real"] for key in settings.numbers[2:]},
+        levels={key: summary[f"{key}_of_real"] for key in settings.numbers[2:]},
     )
     write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
