@@ -136,6 +136,13 @@ def ordered_law(sampler: OrderedSampler, model: Model, start: Law, length: int =
     return jax.lax.scan(step, start, sampler.rows)[0]
 
 
+def calls_needed(sampler: OrderedSampler, model: Model, start: Law, length: int = LENGTH) -> float:
+    """How many rows it takes on average until no mask is left."""
+    law = jax.jit(lambda s: ordered_law(s, model, start, length))
+    masks = (sequences(sampler.process.states, length) == sampler.process.states - 1).any(-1)
+    return 1.0 + sum(float(law(sampler[:k])[masks].sum()) for k in range(1, len(sampler)))
+
+
 def confidence_law(sampler: Confidence, model: Model) -> Law:
     """The law of ReMDM-conf on two positions, from all masks.
 
@@ -301,6 +308,43 @@ def glauber_lines(calls: tuple[int, ...]) -> list[str]:
     ]
 
 
+def order_lines(calls: tuple[int, ...]) -> list[str]:
+    """Lines of the table for blocks, rules for how many, PC-Sampler's order, and ReMDM-conf on two positions."""
+    process, model, truth, start = problem("masked")
+    pair = data_law(chain(), process.states, 2)
+    d, times = js.discrete, lambda n: js.schedules.uniform(process, n)
+    rest = " |" * (len(calls) - 1)
+
+    def line(name: str, number: Callable[[int], float]) -> str:
+        return f"| {name} | {' | '.join(f'{number(n):.1e}' for n in calls)} |"
+
+    blocks = jax.jit(lambda s: output_law(s, model, start))
+    halved = lambda n: d.blocks(d.ancestral(process, times(n // 2)), LENGTH, 3)
+    plain = jax.jit(lambda s: output_law(s, model, noised(process, pair, 1.0, 2), 2))
+    confident = jax.jit(lambda s: confidence_law(s, model))
+    lines = [
+        line("masked 3^5, blocks of 3, ancestral", lambda n: divergence(truth, blocks(halved(n)))),
+        line("masked 3^2, ancestral", lambda n: divergence(pair, plain(d.ancestral(process, times(n))))),
+        line(
+            "masked 3^2, remdm_confidence", lambda n: divergence(pair, confident(d.remdm_confidence(process, times(n))))
+        ),
+    ]
+    law = jax.jit(lambda s: ordered_law(s, model, start))
+    pc = d.ordered(process, times(LENGTH), order=d.orders.pc(jnp.array([0.5, 0.2, 0.3])))
+    lines.append(f"| masked 3^5, ordered, pc, 5 calls | {abs(divergence(truth, law(pc))):.1e} |{rest}")
+    for name, make, numbers in (
+        ("threshold", d.counts.threshold, (0.9, 0.7, 0.5)),
+        ("factor", d.counts.factor, (0.5, 1.0, 1.5)),
+    ):
+        for number in numbers:
+            sampler = d.ordered(process, times(LENGTH), order="confidence", count=make(number))
+            needed = calls_needed(sampler, model, start)
+            apart = abs(divergence(truth, law(sampler)))
+            lines.append(f"| masked 3^5, ordered, {name} {number}, {needed:.2f} calls | {apart:.1e} |{rest}")
+    return lines
+
+
 if __name__ == "__main__":
     with jax.enable_x64(True):
-        print("\n".join(table((8, 16, 32, 64)) + glauber_lines((8, 16, 32, 64))))
+        some = (8, 16, 32, 64)
+        print("\n".join(table(some) + glauber_lines(some) + order_lines(some)))
