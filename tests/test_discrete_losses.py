@@ -95,12 +95,13 @@ def test_the_bound_of_an_exact_network_is_the_entropy_of_the_data(x64, kind, nam
 def test_the_masked_bound_of_any_network_is_its_mean_over_all_orders(x64):
     process, _, law = problem("masked")
     model = table(process)
-    mean = 0.0
+    logits, mean = np.asarray(model.args[0]), 0.0
+    logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     for order in itertools.permutations(range(L)):
         x = np.full_like(ALL, V)
         for place in order:
-            nats = -jax.nn.log_softmax(model(jnp.asarray(x), 0.0))[np.arange(len(ALL)), place, ALL[:, place]]
-            mean += float(law @ nats) / 6
+            row = (x * 4 ** np.arange(L - 1, -1, -1)).sum(-1)
+            mean -= np.asarray(law) @ logits[row, place, ALL[:, place]] / 6
             x[:, place] = ALL[:, place]
     assert abs(bound(loss_terms.mdlm_terms, process, model, law) - mean) < 1e-10
 
@@ -125,7 +126,7 @@ EVERY = ("score_entropy", "flow", "cross_entropy", "d3pm")
         ("masked", "bayes", ("mdlm", "score_entropy", "d3pm")),  # the others are mdlm but for weights
         ("masked", "log_score", ("score_entropy",)),
         ("uniform", "bayes", EVERY),
-        ("uniform", "leave_one_out", EVERY),
+        ("uniform", "leave_one_out", ("score_entropy", "d3pm")),
         ("uniform", "log_score", ("score_entropy",)),  # nothing else takes scores that are those of no posterior
     ],
 )
@@ -279,7 +280,7 @@ def test_d3pm_draws_steps_and_takes_leave_one_out_networks(x64):
     assert abs(loss - d3pm_bound(process, 4, law, wrong)) < 5 * values.std() / np.sqrt(len(values))
 
 
-@pytest.mark.parametrize("name", ["mdlm", "score_entropy", "d3pm"])
+@pytest.mark.parametrize("name", ["mdlm", "d3pm"])
 def test_prompts_and_padding_are_neither_noised_nor_counted(name):
     process = js.discrete.masked(V)
     x0 = jnp.asarray(np.random.default_rng(0).integers(0, V, (64, 4)))
@@ -333,4 +334,4 @@ def test_a_loss_says_what_it_needs():
     with pytest.raises(ValueError, match="hybrid must be at least 0"):
         losses.d3pm(masked, model, x0, key, times=times, hybrid=-1.0)
     with pytest.raises(ValueError, match="must return logits over 3 clean tokens"):
-        losses.mdlm(masked, lambda x, t: jnp.zeros((*x.shape, V + 1)), x0, key)
+        jax.eval_shape(lambda: losses.mdlm(masked, lambda x, t: jnp.zeros((*x.shape, V + 1)), x0, key))
