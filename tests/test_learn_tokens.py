@@ -81,6 +81,14 @@ def test_the_traces_have_the_sampler_s_law():
     assert exact.chi_square(np.bincount(codes, minlength=len(x)), law) < 4
     np.testing.assert_array_equal(path[:, 0], begin)
 
+    @jax.jit
+    def chance():
+        """Of a move in the first row."""
+        stays = sampler.law(jax.tree.map(lambda leaf: leaf[0], sampler.rows), x, model(x, sampler.rows.time[0]))
+        return 1 - first @ jnp.take_along_axis(stays, x[..., None], -1)[..., 0].mean(-1)
+
+    assert float((path[:, 1] != path[:, 0]).mean()) == pytest.approx(float(chance()), abs=0.012)  # four deviations
+
 
 def test_a_student_that_is_its_teacher_learns_nothing():
     """With common random numbers: with independent ones it would collapse."""
@@ -241,7 +249,17 @@ def test_the_gain_of_a_break_bounds_what_it_changes(name, x64):
         return apart, jnp.sum(jnp.where(weight.ravel() > 0, weight.ravel() * gain, 0.0))
 
     divergence, bound = map(float, both())
-    assert 0 < divergence <= bound < 10 * divergence
+    assert 0 < divergence <= bound < 4 * divergence
+
+
+def test_leaps_differ_by_their_clocks(x64):
+    """Of a network that never changes its mind: two exponential clocks, which ring or do not."""
+    network = lambda x, t: jnp.zeros((*x.shape, 3))
+    t1, t2, t3 = jnp.array([0.8, 0.5, 0.2])
+    gain = jax.jit(lambda x: js.learn.break_gain(PROCESS, network, x, x, t1, t2, t3, sampler="leaps"))
+    p, q = 1 - np.exp(-0.3 / 0.5), 1 - np.exp(-0.3 / 0.8)  # the rate is 1 / t
+    apart = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    np.testing.assert_allclose(gain(jnp.array([[3, 3, 3], [3, 1, 2], [0, 1, 2]])), [3 * apart, apart, 0], atol=1e-12)
 
 
 def test_a_gain_is_a_rectangle(x64):
