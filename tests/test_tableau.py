@@ -151,17 +151,6 @@ def test_tables_equal_by_value_share_a_compilation():
     assert hash(jax.tree.structure(a)) == hash(jax.tree.structure(b))
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_every_sampler_and_its_gradient_lower_for_accelerators(case):
-    sampler = case(PROCESS, TIMES)
-
-    def loss(sampler, noise):
-        return jnp.sum(js.sample(sampler, lambda x, t: jnp.tanh(x) * t, noise, KEY) ** 2)
-
-    lowered = jax.jit(jax.value_and_grad(loss)).trace(sampler, NOISE).lower(lowering_platforms=("tpu", "cuda"))
-    assert "while" in lowered.as_text()
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
