@@ -127,7 +127,7 @@ def test_independent_coefficients_are_those_of_exact_expectations():
     assert float(sampled[1]) < 0.75 < 0.85 < float(js.learn.lsd(STUDENT, MODEL, teacher())[1])  # 2/3 of it masks
 
 
-@pytest.mark.parametrize("on", ["score", "log_score"])
+@pytest.mark.parametrize("on", ["score", pytest.param("log_score", marks=pytest.mark.slow)])
 def test_gradients_find_the_closed_form(on):
     some = js.learn.Teacher(teacher().times, jax.tree.map(lambda leaf: leaf[:256], teacher().traces))
     objective = js.learn.lsd_objective(STUDENT, MODEL, some.times, on=on, noise="independent")
