@@ -227,6 +227,9 @@ def test_blocks_count_what_may_move():
     _, seen = js.run(D.only(sampler, active), network, x, KEY, record=lambda state: state.x < 3)
     np.testing.assert_array_equal(seen[:, 0], jnp.arange(6) < jnp.array([2, 4, 6])[:, None])
     np.testing.assert_array_equal(seen[:, 1], ~active[1] | (jnp.arange(6) < jnp.array([4, 6, 6])[:, None]))
+    two = D.ordered(MASKED, js.schedules.uniform(MASKED, 2))  # which remembers how many masks its block had
+    _, seen = js.run(D.blocks(two, 6, 2), network, x[:1], KEY, record=lambda state: state.x < 3)
+    np.testing.assert_array_equal(seen[:, 0].sum(-1), [1, 2, 3, 4, 5, 6])
 
 
 def test_cached_calls_are_left_out():

@@ -113,7 +113,8 @@ def cached(sampler: Sampler) -> Cached:
     branches are: batch by the tokens' leading axes instead.
 
     Args:
-        sampler: any of this package, other transforms included.
+        sampler: any of this package, other transforms included; this one is the last to put on, as within ``blocks``
+            calls are counted anew in each.
 
     Source: Sahoo et al. 2024, MDLM (arXiv 2406.07524), sec. 4, whose program has the same rule; for the comparison with
         events Zheng et al. 2024 (arXiv 2409.02908).
