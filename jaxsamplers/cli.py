@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxsamplers import checks
-from jaxsamplers.commands import export
-from jaxsamplers.commands.compare import compare
+from jaxsamplers.commands import data, export
 from jaxsamplers.commands.names import names
 from jaxsamplers.commands.picture import picture
-from jaxsamplers.commands.sample import sample
 
 EXTRA = "pip install 'jaxsamplers[experiments]'"
 PACKAGES = {"sklearn": "scikit-learn"}  # where the name to install is not the name to import
@@ -66,13 +64,16 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     parser = _Parser(prog="python -m jaxsamplers", allow_abbrev=False, description="Sample, compare and list solvers.")
     commands = parser.add_subparsers(required=True, metavar="{sample,compare,schedules,export,list}")
 
-    draw = commands.add_parser("sample", allow_abbrev=False, help="draw a sheet of digits with an exact denoiser")
-    draw.set_defaults(command=sample)
-    draw.add_argument("--solver", default="dpm_solver_pp", help="a name of `list` (default: %(default)s)")
+    draw = commands.add_parser(
+        "sample", allow_abbrev=False, help="draw digits, or lines of text, with an exact denoiser"
+    )
+    draw.set_defaults(command=data.sample)
+    draw.add_argument("--data", default="digits", help=f"{', '.join(data.SAMPLED)} (default: %(default)s)")
+    draw.add_argument("--solver", help=f"a name of `list` ({data.usual('solver')})")
     draw.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the solver: order=3")
     draw.add_argument("--steps", type=int, default=20, help="default: %(default)s")
-    draw.add_argument("--count", type=int, default=64, help="how many digits (default: %(default)s)")
-    draw.add_argument("--out", type=Path, default=Path("samples.png"), help="default: %(default)s")
+    draw.add_argument("--count", type=int, help=f"how many digits or lines ({data.usual('count')})")
+    draw.add_argument("--out", type=Path, help=data.usual("out"))
     draw.add_argument(
         "--trajectory",
         type=Path,
@@ -83,12 +84,13 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     )
 
     ranking = commands.add_parser("compare", allow_abbrev=False, help="error to the exact solution against calls")
-    ranking.set_defaults(command=compare)
+    ranking.set_defaults(command=data.compare)
+    ranking.add_argument("--data", help="text: samplers of tokens, by likelihood and entropy side by side")
     ranking.add_argument("--problem", action="append", help="a name of `list`, or package.module:function (mixture)")
     ranking.add_argument("--schedule", action="append", help="one or more, or all; default as for sample")
     ranking.add_argument("--solver", action="append", metavar="NAME", help="only these (default: all deterministic)")
-    ranking.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10, 15, 20, 40], help="default: %(default)s")
-    ranking.add_argument("--count", type=int, default=64, help="starts to average over (default: %(default)s)")
+    ranking.add_argument("--calls", type=int, nargs="+", help="default: 5 8 10 15 20 40, for text 8 16 32 64")
+    ranking.add_argument("--count", type=int, help="starts to average over (default: 64, for text 256 lines)")
     ranking.add_argument("--out", type=Path, default=Path("compare.png"), help="one a problem, and a .json beside it")
 
     drawing = commands.add_parser("schedules", allow_abbrev=False, help="draw where the steps of every schedule are")
@@ -98,8 +100,12 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     drawing.add_argument("--out", type=Path, default=Path("schedules.png"), help="default: %(default)s")
 
     draw.add_argument("--schedule", help="default: half_log_snr, uniform for flows")
+    drawing.add_argument("--process", default="vp_linear", help="default: %(default)s")
+    for command in (draw, ranking):
+        command.add_argument("--process", help="default: vp_linear; tokens: masked, uniform or marginal")
+        command.add_argument("--length", type=int, help="characters a line, for text (default: 64)")
+        command.add_argument("--order", type=int, help="of the chain of characters (default: 2, compare: 1)")
     for command in (draw, ranking, drawing):
-        command.add_argument("--process", default="vp_linear", help="default: %(default)s")
         command.add_argument("--t-start", type=float, help="default: the process's range")
         command.add_argument("--t-end", type=float, help="default: the process's range")
     for command in (draw, ranking):

@@ -18,13 +18,18 @@ def need(*packages: str) -> None:
             raise ModuleNotFoundError(name=package)
 
 
+def check_folder(path: Path) -> None:
+    """Whether a file of that name can be written."""
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+
+
 def check_pictures(*paths: Path) -> None:
     """Before the work, not after it."""
     for path in paths:
-        if not path.parent.is_dir():
-            raise ValueError(f"cannot write {path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder")
+        check_folder(path)
         if path.suffix.lower() not in PICTURES:
             raise ValueError(f"cannot write {path}: a picture's name must end in {', '.join(PICTURES)}")
     if len(set(paths)) < len(paths):

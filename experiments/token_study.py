@@ -1,0 +1,271 @@
+"""Every sampler of tokens against network calls, with exact posteriors: English characters, and countdown.
+
+    nice python -m experiments.token_study --config configs/token_study.py --docs docs
+
+**text** is ``js.discrete.text.characters(1)``, judged as ``python -m jaxsamplers compare --data text`` does.
+**countdown** is the task of Jump Your Steps (Park et al. 2024, arXiv 2410.07761) and LSD (arXiv 2509.19962): 256 tokens
+of 32 symbols, each one less than that before it, any after 0 and at the start. Its numbers:
+
+    violations       the share of neighbours of which the first is not 0 and the second not one less
+    check_err        the same as the authors' program counts it: a tested number is forgotten, so that of a run of
+                     numbers only every second pair is looked at
+    entropy          of a token given the one before it; and ``total_variation`` of the pairs, which sees both
+
+Tokens drawn in parallel can contradict each other, and then no clean sequence is possible and there is no posterior.
+The network is therefore the posterior of a chain that breaks the rule with probability ``SMOOTHING``: it stays exact to
+that where there is no contradiction, and after one it explains the tokens by as few breaks as possible.
+
+Each result is a line of ``results.jsonl``, and what is there already is not done again. Other samplers and networks,
+trained or learned, are compared by adding to ``EXTRA`` and ``PROBLEMS``. At the end
+
+    tokens.json, tokens-text.png, tokens-countdown.png, tokens.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxsamplers as js
+from experiments import config
+from jaxsamplers import checks, plotting_tokens, token_comparison, token_quality
+from jaxsamplers.commands.tokens import PANELS
+from jaxsamplers.discrete.chain import MarkovChain, chain_posterior, markov_chain
+from jaxsamplers.records import history
+from jaxsamplers.records.files import write_text
+
+SYMBOLS, SMOOTHING = 32, 1e-5  # of countdown
+COUNTDOWN = {
+    "violations": "violated pairs",
+    "check_err": "check_err, as published",
+    "entropy": PANELS["entropy"].replace("character", "token"),
+    "total_variation": PANELS["total_variation"],
+}
+
+Make = Callable[[js.discrete.Replacement, int, int], Any]
+EXTRA: dict[str, Make] = {  # name to (process, calls, length) -> sampler, or a sentence that says why there is none
+    "ordered, confidence": lambda process, calls, length: js.discrete.ordered(
+        process, js.schedules.uniform(process, calls), order="confidence"
+    ),
+    "ordered, left to right": lambda process, calls, length: js.discrete.ordered(
+        process, js.schedules.uniform(process, calls), order="left_to_right"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A source of tokens, a network and what is measured.
+
+    Attributes:
+        chain: the law.
+        model: the network, ``process -> (tokens, t) -> logits``.
+        judge: tokens to numbers.
+        panels: those that are drawn, with their names.
+    """
+
+    chain: MarkovChain
+    model: Callable[[js.discrete.Replacement], Any]
+    judge: Callable[[np.ndarray], dict[str, float]]
+    panels: dict[str, str]
+
+
+def countdown(symbols: int = SYMBOLS, smoothing: float = 0.0) -> MarkovChain:
+    """Each number one less than that before it; any after 0, and first."""
+    rule = np.eye(symbols, k=-1)
+    rule[0] = 1 / symbols
+    return markov_chain(jnp.asarray((1 - smoothing) * rule + smoothing / symbols), jnp.eye(symbols)[0])
+
+
+def violations(x: np.ndarray) -> dict[str, float]:
+    """``violations`` and ``check_err`` of the module's docstring, both per pair of neighbours."""
+    wrong = (x[:, :-1] != 0) & (x[:, 1:] != x[:, :-1] - 1)
+    before, found = np.zeros(len(x), x.dtype), 0
+    for now in x.T:
+        tested = before != 0
+        found += int((tested & (now != before - 1)).sum())
+        before = np.where(tested, 0, now)
+    return {"violations": float(wrong.mean()), "check_err": found / wrong.size}
+
+
+def judge_countdown(x: np.ndarray) -> dict[str, float]:
+    """All numbers of countdown."""
+    found = token_quality.quality(countdown(), x)
+    return {**violations(x), "entropy": found["entropy"], "total_variation": found["total_variation"]}
+
+
+def text_problem() -> Problem:
+    """English characters."""
+    chain = js.discrete.text.characters(order=1)
+    posterior = lambda process: chain_posterior(chain, process)
+    return Problem(chain, posterior, lambda x: token_quality.quality(chain, x), PANELS)
+
+
+def countdown_problem() -> Problem:
+    """Numbers that count down."""
+    smooth = countdown(smoothing=SMOOTHING)
+    return Problem(countdown(), lambda process: chain_posterior(smooth, process), judge_countdown, COUNTDOWN)
+
+
+PROBLEMS = {"text": text_problem, "countdown": countdown_problem}
+SAMPLERS = tuple(name for name in token_comparison.registry if name not in token_comparison.TWINS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is compared.
+
+    Attributes:
+        problems: names in ``PROBLEMS``.
+        lengths: of their sequences.
+        samplers: names in ``token_comparison.registry`` or ``EXTRA``.
+        process: "masked" or "uniform".
+        calls: budgets of network calls.
+        count: sequences.
+        seed: of everything.
+    """
+
+    problems: tuple[str, ...] = tuple(PROBLEMS)
+    lengths: tuple[int, ...] = (64, 256)
+    samplers: tuple[str, ...] = (*SAMPLERS, *EXTRA)
+    process: str = "masked"
+    calls: tuple[int, ...] = (8, 16, 32, 64)
+    count: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for problem in self.problems:
+            checks.one_of("problems", problem, PROBLEMS)
+        for sampler in self.samplers:
+            checks.one_of("samplers", sampler, (*token_comparison.registry, *EXTRA))
+        checks.one_of("process", self.process, ("masked", "uniform"))
+        if len(self.lengths) != len(self.problems):
+            raise ValueError(f"lengths must be one for each of problems, got {self.lengths} for {self.problems}")
+
+
+def study(settings: Settings, out: Path) -> list[dict[str, Any]]:
+    """Every result that ``settings`` ask for, those in ``out`` already and those that are missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.jsonl"
+    done = {_name(row): row for row in history.read(file)}
+    rows = []
+    for problem, length in zip(settings.problems, settings.lengths, strict=True):
+        ready = PROBLEMS[problem]()
+        vocab = ready.chain.transition.shape[-1]
+        process = (js.discrete.masked if settings.process == "masked" else js.discrete.uniform)(vocab)
+        for name in ("exact samples", *settings.samplers):
+            for budget in (0,) if name == "exact samples" else settings.calls:
+                row: dict[str, Any] = {"problem": problem, "process": settings.process, "sampler": name}
+                row |= {"length": length, "count": settings.count, "seed": settings.seed, "budget": budget}
+                if _name(row) not in done:
+                    row |= measure(settings, ready, process, length, name, budget)
+                    history.append(file, row)
+                    done[_name(row)] = row
+                    print(*(f"{v:.4f}" if isinstance(v, float) else v for v in row.values()), flush=True)
+                rows.append(done[_name(row)])
+        jax.clear_caches()
+    return rows
+
+
+def measure(
+    settings: Settings, ready: Problem, process: js.discrete.Replacement, length: int, name: str, budget: int
+) -> dict[str, Any]:
+    """The numbers of one sampler, or of exact samples, in at most so many calls."""
+    if name == "exact samples":
+        return {"calls": 0, **ready.judge(token_quality.draw(ready.chain, settings.seed, settings.count, length))}
+    make = EXTRA.get(name, lambda process, calls, length: token_comparison.within(name, process, calls, length))
+    try:
+        sampler = make(process, budget, length)
+    except (ValueError, TypeError) as error:
+        sampler = str(error)
+    if isinstance(sampler, str):
+        return {"refused": " ".join(sampler.split())}
+    key, start = jax.random.split(jax.random.key(settings.seed))
+    x, calls = process.prior(start, (settings.count, length)), js.network_calls(sampler)
+    model = token_comparison.model_for(name, process, ready.model(process))
+    full = token_comparison.padded(sampler, max(budget, *settings.calls))
+    tokens = np.asarray(token_comparison.run_first(full, calls, model, x, key))
+    if (tokens >= process.vocab).any():
+        return {"refused": "leaves masks"}
+    return {"calls": calls, **ready.judge(tokens)}
+
+
+def markdown(rows: Sequence[dict[str, Any]], panels: dict[str, dict[str, str]]) -> str:
+    """A table for each problem: what as many exact samples show, then all samplers at every budget."""
+    lines = []
+    for problem, shown in panels.items():
+        mine = [row for row in rows if row["problem"] == problem and "refused" not in row]
+        budgets = sorted({row["budget"] for row in mine if row["budget"]})
+        cell = lambda row, shown=shown: " / ".join(f"{row[key]:.3f}" for key in shown)
+        lines += [f"| {problem}: {' / '.join(shown)} | " + " | ".join(map(str, budgets)) + " |"]
+        lines += ["|---|" + "---|" * len(budgets)]
+        for name in dict.fromkeys(row["sampler"] for row in mine):
+            found = {row["budget"]: cell(row) for row in mine if row["sampler"] == name}
+            cells = (
+                [found.get(0, "")] + [""] * (len(budgets) - 1) if 0 in found else [found.get(b, "") for b in budgets]
+            )
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[dict[str, Any]], problem: str, panels: dict[str, str], path: Path, title: str) -> None:
+    """The picture of a problem."""
+    mine = [row for row in rows if row["problem"] == problem and "refused" not in row]
+    curves: dict[str, list[dict[str, float]]] = {}
+    for row in mine:
+        if row["budget"]:
+            curves.setdefault(row["sampler"], []).append(row)
+    floor = next(row for row in mine if not row["budget"])
+    ready = PROBLEMS[problem]()
+    own = token_quality.expected(ready.chain, floor["length"])
+    families = {n: token_comparison.registry[n.split(",")[0]].__module__ for n in curves if n.split(",")[0] in SAMPLERS}
+    plotting_tokens.draw(
+        curves, path, panels=panels, true={key: own[key] for key in own if key in panels},
+        floor={key: floor[key] for key in panels}, families=families, title=title,
+        logarithmic=("kl", "violations", "check_err"),
+    )  # fmt: skip
+
+
+def _name(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("problem", "process", "sampler", "length", "count", "seed", "budget"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.token_study", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/token_study.py", help="a settings file")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="count=64")
+    parser.add_argument("--out", type=Path, default=Path("runs/token_study"), help="where results are kept")
+    parser.add_argument("--docs", type=Path, help="where numbers and pictures go; the same by default")
+    given = parser.parse_args(arguments)
+    docs = given.docs or given.out
+    try:
+        settings = config.override(config.load(given.config), given.set)
+        rows = study(settings, given.out)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with what is missing", file=sys.stderr)
+        return 130
+    panels = {problem: PROBLEMS[problem]().panels for problem in settings.problems}
+    write_text(docs / "tokens.json", json.dumps({"settings": config.to_json(settings), "results": rows}) + "\n")
+    write_text(given.out / "tokens.md", markdown(rows, panels))
+    for problem, length in zip(settings.problems, settings.lengths, strict=True):
+        title = f"{problem}, {settings.process}, {settings.count} sequences of {length} tokens"
+        draw(rows, problem, panels[problem], docs / f"tokens-{problem}.png", title)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
