@@ -50,7 +50,7 @@ def data_law(states):
 UNIFORM = js.schedules.uniform(PROCESS, ROWS)
 STUDENT = D.ancestral(PROCESS, UNIFORM)
 FINE = D.ancestral(PROCESS, js.schedules.uniform(PROCESS, 2 * ROWS))
-COUNT = 2048
+COUNT = 1024
 
 
 @functools.cache
