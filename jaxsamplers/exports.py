@@ -94,8 +94,8 @@ def save(path: str | Path, exported: stablehlo.Exported, *, gradients: bool = Fa
         if "Cannot serialize PyTreeDef" not in str(error):
             raise
         raise ValueError(
-            "arguments and results of an artefact must be arrays, keys, tables, states, tuples, lists or dicts of strings"
-            f"; close over everything else: {error}"
+            "arguments and results of an artefact must be arrays, keys, tables, states, tuples, lists or dicts of "
+            f"strings; close over everything else: {error}"
         ) from error
     write_bytes(path, bytes(data))
 
