@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxsamplers.cli import main
 from jaxsamplers.discrete.chain import chain_posterior, markov_chain
 
 VOCAB, LENGTH = 3, 4
+CONFIG = str(Path(__file__).parent.parent / "configs" / "token_study.py")
 EVERY = np.array(list(itertools.product(range(VOCAB), repeat=LENGTH)))
 
 
@@ -111,6 +113,25 @@ def test_numbers_of_calls():
     assert js.network_calls(made("glauber_generative", masked, 11, 5)) == 10
     assert "needs 5 steps or more, got 4" in made("first_hitting", masked, 4, 5)
     assert "needs a masked process" in made("ordered", uniform, 4, 5)
+
+
+def test_the_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    chosen = ["problems=('countdown',)", "lengths=(4,)", "samplers=('ancestral', 'glauber')", "calls=(2,)", "count=8"]
+    command = ["--config", CONFIG, "--set", *chosen, "--out", str(tmp_path)]
+    assert token_study.main(command) == 0
+    exact, sampled, refused = json.loads((tmp_path / "tokens.json").read_text())["results"]
+    assert (exact["violations"], exact["check_err"]) == (0, 0)
+    assert sampled["calls"] == 2
+    assert 0 < sampled["violations"] < 1
+    assert "glauber repairs" in refused["refused"]
+    assert (tmp_path / "tokens-countdown.png").read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "tokens.json").read_text()
+    monkeypatch.setattr(token_study, "measure", None)
+    assert token_study.main(command) == 0
+    assert (tmp_path / "tokens.json").read_text() == before
+    assert "ancestral" in (tmp_path / "tokens.md").read_text()
+    assert token_study.main(["--config", CONFIG, "--set", "samplers=('ancestrl',)", "--out", str(tmp_path)]) == 1
+    assert "unknown samplers 'ancestrl': did you mean ancestral" in capsys.readouterr().err
 
 
 def test_sample_writes_lines_and_their_numbers(tmp_path, capsys):

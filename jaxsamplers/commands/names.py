@@ -10,7 +10,7 @@ from jaxsamplers import processes, schedules, solvers
 
 def names(_: argparse.Namespace) -> None:
     """Every solver, schedule, process and problem, in one line each."""
-    from jaxsamplers import problems
+    from jaxsamplers import problems, token_comparison
 
     kinds = {"solvers": solvers, "schedules": schedules, "processes": processes, "problems": problems}
     for kind, module in kinds.items():
@@ -18,3 +18,4 @@ def names(_: argparse.Namespace) -> None:
         for name, function in module.registry.items():
             print(f"  {name:24s} {(inspect.getdoc(function) or '').partition(chr(10))[0].replace('``', '')}")
         print()
+    print(f"of tokens (--data text): {', '.join(token_comparison.registry)}")

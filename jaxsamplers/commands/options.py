@@ -100,7 +100,7 @@ def build(solver: Callable[..., Sampler], process: Any, times: Any, options: Map
 def solver_options(solver: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:
     """What ``--option NAME=VALUE`` said, each value of its default's kind."""
     parameters = {n: p for n, p in inspect.signature(solver).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    examples = {"int": 1, "float": 1.0}  # of what has no default
+    examples: dict[Any, Any] = {"int": 1, "float": 1.0}  # of what has no default
     known = {
         n: examples.get(p.annotation, p.default) if p.default is p.empty else p.default for n, p in parameters.items()
     }
