@@ -149,6 +149,15 @@ def test_sample_writes_lines_and_their_numbers(tmp_path, capsys):
         assert words in printed
 
 
+def test_digits_are_drawn_as_tokens(tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["sample", "--data", "digits-tokens", "--count", "4", "--steps", "2", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "network calls            2" in printed
+    assert "distance to held-out" in printed
+
+
 def test_compare_draws_all_numbers_side_by_side(tmp_path, capsys):
     out = tmp_path / "compare.png"
     command = ["compare", "--data", "text", "--calls", "1", "8", "--count", "64", "--length", "8", "--out", str(out)]
