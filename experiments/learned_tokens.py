@@ -35,14 +35,14 @@ import numpy as np
 
 import jaxsamplers as js
 from experiments import config
+from experiments.countdown import SMOOTHING, SYMBOLS, countdown
 from jaxsamplers import checks
-from jaxsamplers.discrete.chain import MarkovChain, chain_posterior, markov_chain
+from jaxsamplers.discrete.chain import MarkovChain, chain_posterior
 from jaxsamplers.records.files import write_text
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-SYMBOLS, SMOOTHING = 32, 1e-5  # of countdown; the smoothing lets the posterior say something of what cannot be
 PROBLEMS = ("text", "text, uniform noise", "countdown")
 NAMES = (
     "uniform",
@@ -91,18 +91,10 @@ class Settings:
             raise ValueError(f"lengths must be one for each of problems, got {self.lengths} for {self.problems}")
 
 
-def countdown(smoothing: float = 0.0) -> MarkovChain:
-    """Each number one less than that before it; any after 0, and first."""
-    table = np.eye(SYMBOLS, k=-1)
-    table[0] = 1 / SYMBOLS
-    table = (1 - smoothing) * table + smoothing / SYMBOLS
-    return markov_chain(jnp.asarray(table, jnp.float32), jnp.eye(SYMBOLS)[0])
-
-
 def chains(problem: str) -> tuple[MarkovChain, MarkovChain]:
     """The data's chain, and the network's."""
     text = js.discrete.text.characters(order=1) if problem.startswith("text") else None
-    return (text, text) if text is not None else (countdown(), countdown(SMOOTHING))
+    return (text, text) if text is not None else (countdown(), countdown(smoothing=SMOOTHING))
 
 
 def process_of(problem: str, chain: MarkovChain) -> js.discrete.Replacement:

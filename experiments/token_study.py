@@ -1,19 +1,11 @@
-"""Every sampler of tokens against network calls, with exact posteriors: English characters, and countdown.
+"""Every sampler of tokens against network calls: English characters, and countdown, with exact posteriors or trained.
 
     nice python -m experiments.token_study --config configs/token_study.py --docs docs
 
 **text** is ``js.discrete.text.characters(1)``, judged as ``python -m jaxsamplers compare --data text`` does.
-**countdown** is the task of Jump Your Steps (Park et al. 2024, arXiv 2410.07761) and LSD (arXiv 2509.19962): 256 tokens
-of 32 symbols, each one less than that before it, any after 0 and at the start. Its numbers:
-
-    violations       the share of neighbours of which the first is not 0 and the second not one less
-    check_err        the same as the authors' program counts it: a tested number is forgotten, so that of a run of
-                     numbers only every second pair is looked at
-    entropy          of a token given the one before it; and ``total_variation`` of the pairs, which sees both
-
-Tokens drawn in parallel can contradict each other, and then no clean sequence is possible and there is no posterior.
-The network is therefore the posterior of a chain that breaks the rule with probability ``SMOOTHING``: it stays exact to
-that where there is no contradiction, and after one it explains the tokens by as few breaks as possible.
+**countdown** is the task of ``experiments/countdown.py``, judged by its two error rates, the entropy of a token given
+the one before it, and the total variation of the pairs, which sees both. **trained text** and **trained countdown** are
+the same, asking networks that ``experiments.train_text`` has trained in ``runs/``.
 
 Each result is a line of ``results.jsonl``, and what is there already is not done again. Other samplers and networks,
 trained or learned, are compared by adding to ``EXTRA`` and ``PROBLEMS``. At the end
@@ -25,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -32,18 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxsamplers as js
-from experiments import config
+from experiments import config, tokens, training
+from experiments.countdown import SMOOTHING, countdown, violations
 from jaxsamplers import checks, plotting_tokens, token_comparison, token_quality
 from jaxsamplers.commands.tokens import PANELS
-from jaxsamplers.discrete.chain import MarkovChain, chain_posterior, markov_chain
+from jaxsamplers.discrete.chain import MarkovChain, chain_posterior
 from jaxsamplers.records import history
+from jaxsamplers.records.checkpoints import CheckpointError
 from jaxsamplers.records.files import write_text
 
-SYMBOLS, SMOOTHING = 32, 1e-5  # of countdown
 COUNTDOWN = {
     "violations": "violated pairs",
     "check_err": "check_err, as published",
@@ -79,44 +72,48 @@ class Problem:
     panels: dict[str, str]
 
 
-def countdown(symbols: int = SYMBOLS, smoothing: float = 0.0) -> MarkovChain:
-    """Each number one less than that before it; any after 0, and first."""
-    rule = np.eye(symbols, k=-1)
-    rule[0] = 1 / symbols
-    return markov_chain(jnp.asarray((1 - smoothing) * rule + smoothing / symbols), jnp.eye(symbols)[0])
-
-
-def violations(x: np.ndarray) -> dict[str, float]:
-    """``violations`` and ``check_err`` of the module's docstring, both per pair of neighbours."""
-    wrong = (x[:, :-1] != 0) & (x[:, 1:] != x[:, :-1] - 1)
-    before, found = np.zeros(len(x), x.dtype), 0
-    for now in x.T:
-        tested = before != 0
-        found += int((tested & (now != before - 1)).sum())
-        before = np.where(tested, 0, now)
-    return {"violations": float(wrong.mean()), "check_err": found / wrong.size}
-
-
 def judge_countdown(x: np.ndarray) -> dict[str, float]:
     """All numbers of countdown."""
     found = token_quality.quality(countdown(), x)
     return {**violations(x), "entropy": found["entropy"], "total_variation": found["total_variation"]}
 
 
-def text_problem() -> Problem:
+def text_problem(settings: Settings) -> Problem:
     """English characters."""
     chain = js.discrete.text.characters(order=1)
     posterior = lambda process: chain_posterior(chain, process)
     return Problem(chain, posterior, lambda x: token_quality.quality(chain, x), PANELS)
 
 
-def countdown_problem() -> Problem:
+def countdown_problem(settings: Settings) -> Problem:
     """Numbers that count down."""
     smooth = countdown(smoothing=SMOOTHING)
     return Problem(countdown(), lambda process: chain_posterior(smooth, process), judge_countdown, COUNTDOWN)
 
 
-PROBLEMS = {"text": text_problem, "countdown": countdown_problem}
+def trained(path: str, exact: Callable[[Settings], Problem], settings: Settings) -> Problem:
+    """A problem with the network that ``experiments.train_text`` has trained by the settings file ``path``.
+
+    Raises:
+        CheckpointError: it has not.
+        ValueError: the network was trained for another process or length.
+    """
+    study = config.load(path)
+    if study.process != settings.process:
+        raise ValueError(f"process must be {study.process}, for which {path} trains, got {settings.process}")
+    if study.length not in settings.lengths:
+        raise ValueError(f"lengths must have {study.length}, for which {path} trains, got {settings.lengths}")
+    run = Path("runs") / Path(path).stem / "checkpoints"
+    network = training.resume(study.train, tokens.build(study), run).average
+    return dataclasses.replace(exact(settings), model=lambda process: tokens.denoiser_of(study, network))
+
+
+PROBLEMS: dict[str, Callable[[Settings], Problem]] = {
+    "text": text_problem,
+    "countdown": countdown_problem,
+    "trained text": functools.partial(trained, "configs/train_text_masked.py", text_problem),
+    "trained countdown": functools.partial(trained, "configs/train_text_countdown.py", countdown_problem),
+}
 SAMPLERS = tuple(name for name in token_comparison.registry if name not in token_comparison.TWINS)
 
 
@@ -134,7 +131,7 @@ class Settings:
         seed: of everything.
     """
 
-    problems: tuple[str, ...] = tuple(PROBLEMS)
+    problems: tuple[str, ...] = ("text", "countdown")
     lengths: tuple[int, ...] = (64, 256)
     samplers: tuple[str, ...] = (*SAMPLERS, *EXTRA)
     process: str = "masked"
@@ -159,7 +156,7 @@ def study(settings: Settings, out: Path) -> list[dict[str, Any]]:
     done = {_name(row): row for row in history.read(file)}
     rows = []
     for problem, length in zip(settings.problems, settings.lengths, strict=True):
-        ready = PROBLEMS[problem]()
+        ready = PROBLEMS[problem](settings)
         vocab = ready.chain.transition.shape[-1]
         process = (js.discrete.masked if settings.process == "masked" else js.discrete.uniform)(vocab)
         for name in ("exact samples", *settings.samplers):
@@ -218,15 +215,15 @@ def markdown(rows: Sequence[dict[str, Any]], panels: dict[str, dict[str, str]]) 
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[dict[str, Any]], problem: str, panels: dict[str, str], path: Path, title: str) -> None:
+def draw(rows: Sequence[dict[str, Any]], problem: str, ready: Problem, path: Path, title: str) -> None:
     """The picture of a problem."""
+    panels = ready.panels
     mine = [row for row in rows if row["problem"] == problem and "refused" not in row]
     curves: dict[str, list[dict[str, float]]] = {}
     for row in mine:
         if row["budget"]:
             curves.setdefault(row["sampler"], []).append(row)
     floor = next(row for row in mine if not row["budget"])
-    ready = PROBLEMS[problem]()
     own = token_quality.expected(ready.chain, floor["length"])
     families = {n: token_comparison.registry[n.split(",")[0]].__module__ for n in curves if n.split(",")[0] in SAMPLERS}
     plotting_tokens.draw(
@@ -252,18 +249,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = config.override(config.load(given.config), given.set)
         rows = study(settings, given.out)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on with what is missing", file=sys.stderr)
         return 130
-    panels = {problem: PROBLEMS[problem]().panels for problem in settings.problems}
+    ready = {problem: PROBLEMS[problem](settings) for problem in settings.problems}
+    panels = {problem: made.panels for problem, made in ready.items()}
     write_text(docs / "tokens.json", json.dumps({"settings": config.to_json(settings), "results": rows}) + "\n")
     write_text(given.out / "tokens.md", markdown(rows, panels))
     for problem, length in zip(settings.problems, settings.lengths, strict=True):
         title = f"{problem}, {settings.process}, {settings.count} sequences of {length} tokens"
-        draw(rows, problem, panels[problem], docs / f"tokens-{problem}.png", title)
+        draw(rows, problem, ready[problem], docs / f"tokens-{problem.replace(' ', '-')}.png", title)
     return 0
 
 

@@ -1,9 +1,10 @@
-"""The tokens study: English characters or 17-level digits, a masked or uniform process, and the network between.
+"""The tokens study: English characters, digits or countdown, a masked or uniform process, and the network between.
 
 The network is trained by a loss of ``js.discrete.losses``. Every few steps, inside the compiled chunk, its bound on
 held-out data is taken and samples are drawn, of which two numbers are kept: how likely text is to the Markov chain of
-``discrete/text.py`` (or how far digits are from real ones), and the entropy of all tokens together. Neither means
-anything alone: nothing but spaces is likely, and all characters alike have a high entropy.
+``discrete/text.py`` (how far digits are from real ones, how often the rule of countdown is broken), and the entropy of
+all tokens together. Neither means anything alone: nothing but spaces is likely, and all characters alike have a high
+entropy.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import numpy as np
 
 import jaxsamplers as js
 from experiments import token_networks, training
+from experiments.countdown import SYMBOLS, countdown
 from experiments.token_networks import NetworkSettings
 from experiments.training import Training, TrainSettings
-from jaxsamplers import checks, datasets, metrics
+from jaxsamplers import checks, datasets, metrics, token_quality
 from jaxsamplers.discrete import digits, losses, text
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     Chunk = Callable[[Training, Tokens, Tokens], tuple[Training, dict[str, Array]]]
 
 PREVIEW, SHEET, HELD_OUT = 1, 2, 3  # what the run's key is folded with, one number a purpose; 0 is training's
+COUNTED = 8192  # sequences of countdown, of which one in sixteen is held out
+JUDGES = {"text": "chain_bits", "digits": "distance", "countdown": "violations"}
 BLOCK, STRIDE = 4096, 4  # of every ten blocks of characters one is held out; windows begin at every fourth character
 
 
@@ -62,8 +66,8 @@ class Settings:
     """The whole study.
 
     Attributes:
-        data: "text", or "digits".
-        length: of a text; digits have 64 tokens.
+        data: "text", "digits" or "countdown".
+        length: of the sequences; digits have 64 tokens.
         process: "masked" or "uniform".
         prediction: what the network predicts: "bayes", "leave_one_out" or "log_score".
         loss: a name in ``js.discrete.losses.registry``.
@@ -82,7 +86,7 @@ class Settings:
     sample: SampleSettings = dataclasses.field(default_factory=SampleSettings)
 
     def __post_init__(self) -> None:
-        checks.one_of("data", self.data, ("text", "digits"))
+        checks.one_of("data", self.data, JUDGES)
         checks.integer("length", self.length, low=2, high=BLOCK)
         checks.one_of("process", self.process, ("masked", "uniform"))
         checks.one_of("prediction", self.prediction, ("bayes", "leave_one_out", "log_score"))
@@ -93,12 +97,12 @@ class Settings:
     @property
     def vocab(self) -> int:
         """How many tokens there are."""
-        return digits.LEVELS if self.data == "digits" else len(text.ALPHABET)
+        return {"text": len(text.ALPHABET), "digits": digits.LEVELS, "countdown": SYMBOLS}[self.data]
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """What a line of the history holds, all in bits but the loss (nats) and the distance."""
-        return ("loss", "held_out_bits", "distance" if self.data == "digits" else "chain_bits", "entropy")
+        """What a line of the history holds; bounds and entropies in bits, the loss in nats."""
+        return ("loss", "held_out_bits", JUDGES[self.data], "entropy")
 
 
 class Data(NamedTuple):
@@ -113,6 +117,9 @@ def data_of(settings: Settings) -> Data:
     if settings.data == "digits":
         images = datasets.digits()
         return Data(np.asarray(digits.encode(images.train)), np.asarray(digits.encode(images.held_out)))
+    if settings.data == "countdown":
+        drawn = token_quality.draw(countdown(), 0, COUNTED, settings.length)
+        return Data(drawn[COUNTED // 16 :], drawn[: COUNTED // 16])
     characters = text.corpus()
     blocks = characters[: len(characters) // BLOCK * BLOCK].reshape(-1, BLOCK)
     chosen = np.arange(len(blocks)) % 10 == 9
@@ -193,7 +200,9 @@ def bits(settings: Settings, trained: Training, x0: Tokens, key: Key[Array, ""])
 
 
 def judge_of(settings: Settings) -> Callable[[Tokens, Tokens], Float[Array, ""]]:
-    """What samples are judged by: bits a character of the text's Markov chain, or energy distance of digits."""
+    """What samples are judged by: bits a character of the text's chain, energy distance of digits, violations."""
+    if settings.data == "countdown":
+        return lambda samples, real: jnp.mean((samples[:, :-1] != 0) & (samples[:, 1:] != samples[:, :-1] - 1))
     if settings.data == "digits":
         return lambda samples, real: metrics.energy_distance(digits.decode(samples), digits.decode(real))
     chain = text.characters()

@@ -1,8 +1,9 @@
-"""Train a small Flax transformer on English characters (or digits as tokens), and sample while it learns.
+"""Train a small Flax transformer on English characters (or digits, or countdown), and sample while it learns.
 
     python -m experiments.train_text --config configs/train_text_masked.py
     python -m experiments.train_text --config configs/train_text_uniform.py --set train.steps=500 --out runs/short
     python -m experiments.train_text --config configs/train_text_digits.py
+    python -m experiments.train_text --config configs/train_text_countdown.py
 
 The same command again goes on where the run stopped, however it stopped, and ends in the same numbers. In the run's
 directory are
@@ -75,7 +76,8 @@ def report(settings: Settings, trained: Training, out: str | Path) -> dict[str, 
         plotting.sheet(digits.decode(samples), out / "samples.png", columns=24, title=f"step {int(trained.step)}")
         save_weights(settings, trained, summary, out / "weights.npz")
     else:
-        write_text(out / "samples.txt", "".join(text.decode(np.asarray(line)) + "\n" for line in samples))
+        write = text.decode if settings.data == "text" else lambda line: " ".join(map(str, line))
+        write_text(out / "samples.txt", "".join(write(np.asarray(line)) + "\n" for line in samples))
     plotting.curves(
         [row["step"] for row in rows],
         {name: [row[name] for row in rows] for name in settings.numbers},
