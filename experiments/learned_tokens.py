@@ -1,9 +1,11 @@
-"""Learned samplers of tokens against schedules: likelihood and entropy side by side, with an exact posterior.
+"""Learned samplers of tokens against schedules: likelihood and entropy side by side, exact posteriors or trained.
 
     nice python -m experiments.learned_tokens --config configs/learned_tokens.py --out docs/learned_tokens
 
 Two Markov chains: English characters (``js.discrete.text``), masked and with uniform noise, and countdown, masked,
-where each number is one less than that before it, and any number follows 0. Ancestral steps, 8 to 64 network calls:
+where each number is one less than that before it, and any number follows 0. **trained text** and **trained countdown**
+are the same asking networks that ``experiments.train_text`` has trained in ``runs/``. Ancestral steps, 8 to 64 network
+calls:
 
     uniform, cosine     equal steps of time; few tokens first, MaskGIT's
     even counts         so many tokens each step, k-Gillespie
@@ -34,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsamplers as js
-from experiments import config
+from experiments import config, tokens
 from experiments.countdown import SMOOTHING, SYMBOLS, countdown
 from jaxsamplers import checks
 from jaxsamplers.discrete.chain import MarkovChain, chain_posterior
@@ -43,6 +45,7 @@ from jaxsamplers.records.files import write_text
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
+TRAINED = {"trained text": "configs/train_text_masked.py", "trained countdown": "configs/train_text_countdown.py"}
 PROBLEMS = ("text", "text, uniform noise", "countdown")
 NAMES = (
     "uniform",
@@ -63,7 +66,7 @@ class Settings:
     """What is compared.
 
     Attributes:
-        problems: "text", "text, uniform noise", "countdown".
+        problems: "text", "text, uniform noise", "countdown", "trained text", "trained countdown".
         lengths: of their sequences.
         calls: numbers of network calls, powers of 2.
         teacher: its steps.
@@ -86,14 +89,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for problem in self.problems:
-            checks.one_of("problems", problem, PROBLEMS)
+            checks.one_of("problems", problem, (*PROBLEMS, *TRAINED))
         if len(self.lengths) != len(self.problems):
             raise ValueError(f"lengths must be one for each of problems, got {self.lengths} for {self.problems}")
 
 
 def chains(problem: str) -> tuple[MarkovChain, MarkovChain]:
-    """The data's chain, and the network's."""
-    text = js.discrete.text.characters(order=1) if problem.startswith("text") else None
+    """The data's chain, and that of an exact network."""
+    text = js.discrete.text.characters(order=1) if "text" in problem else None
     return (text, text) if text is not None else (countdown(), countdown(smoothing=SMOOTHING))
 
 
@@ -101,6 +104,21 @@ def process_of(problem: str, chain: MarkovChain) -> js.discrete.Replacement:
     """The noise."""
     make = js.discrete.uniform if problem.endswith("uniform noise") else js.discrete.masked
     return make(chain.transition.shape[-1])
+
+
+def network(problem: str, process: js.discrete.Replacement, chain: MarkovChain, length: int) -> Any:
+    """The posterior, exact or trained.
+
+    Raises:
+        CheckpointError: there is no trained one.
+        ValueError: it is of another length.
+    """
+    if problem not in TRAINED:
+        return chain_posterior(chain, process)
+    study, model = tokens.load(TRAINED[problem])
+    if study.length != length:
+        raise ValueError(f"lengths must have {study.length}, for which {TRAINED[problem]} trains, got {length}")
+    return model
 
 
 def draw(chain: MarkovChain, count: int, length: int, seed: int) -> np.ndarray:
@@ -151,7 +169,7 @@ def samplers(settings: Settings, problem: str, length: int) -> Callable[[int], d
     """What makes all samplers of so many calls, and the numbers that were learned."""
     data, chain = chains(problem)
     process = process_of(problem, chain)
-    model, key = chain_posterior(chain, process), jax.random.key(settings.seed)
+    model, key = network(problem, process, chain, length), jax.random.key(settings.seed)
     x0 = jnp.asarray(draw(data, settings.learn, length, settings.seed + 1))
     fine = js.discrete.ancestral(process, js.schedules.uniform(process, settings.teacher))
     teacher = js.learn.lsd_teacher(fine, model, process.prior(key, x0.shape), jax.random.fold_in(key, 1))
@@ -197,7 +215,7 @@ def study(settings: Settings, keep: Callable[[dict[str, Any]], None]) -> None:
     for problem, length in zip(settings.problems, settings.lengths, strict=True):
         data, chain = chains(problem)
         process = process_of(problem, chain)
-        model, key = chain_posterior(chain, process), jax.random.key(settings.seed + 2)
+        model, key = network(problem, process, chain, length), jax.random.key(settings.seed + 2)
         x = process.prior(key, (settings.judge, length))
         run = jax.jit(lambda sampler, model=model, x=x, key=key: js.sample(sampler, model, x, key))
         rows = [{"sampler": "data", **judge(chain, draw(data, settings.judge, length, settings.seed + 3))}]
@@ -217,7 +235,7 @@ def table(results: dict[str, Any]) -> str:
     lines = []
     for problem, found in results["problems"].items():
         rows, calls = found["rows"], results["settings"]["calls"]
-        shown = ("nll", "entropy", "excess") if problem.startswith("text") else ("wrong", "entropy")
+        shown = ("nll", "entropy", "excess") if "text" in problem else ("wrong", "entropy")
         data = ", ".join(f"{name} {rows[0][name]:.3f}" for name in shown)
         lines += [f"**{problem}**, {found['length']} tokens; as many sequences of the data: {data}", ""]
         lines += [f"| {' / '.join(shown)} | " + " | ".join(map(str, calls)) + " |", "|---|" + "---|" * len(calls)]
@@ -243,7 +261,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
         len(problems), 2, figsize=(11, 3.6 * len(problems)), squeeze=False, layout="constrained"
     )
     for (problem, found), (left, right) in zip(problems.items(), axes, strict=True):
-        shown = {left: "excess" if problem.startswith("text") else "wrong", right: "entropy"}
+        shown = {left: "excess" if "text" in problem else "wrong", right: "entropy"}
         for axis, key in shown.items():
             for number, name in enumerate(NAMES):
                 mine = [row for row in found["rows"][1:] if row["sampler"] == name and row[key] > 0]

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 import jaxsamplers as js
-from experiments import config, tokens, training
+from experiments import config, tokens
 from experiments.countdown import SMOOTHING, countdown, violations
 from jaxsamplers import checks, plotting_tokens, token_comparison, token_quality
 from jaxsamplers.commands.tokens import PANELS
@@ -98,14 +98,12 @@ def trained(path: str, exact: Callable[[Settings], Problem], settings: Settings)
         CheckpointError: it has not.
         ValueError: the network was trained for another process or length.
     """
-    study = config.load(path)
+    study, network = tokens.load(path)
     if study.process != settings.process:
         raise ValueError(f"process must be {study.process}, for which {path} trains, got {settings.process}")
     if study.length not in settings.lengths:
         raise ValueError(f"lengths must have {study.length}, for which {path} trains, got {settings.lengths}")
-    run = Path("runs") / Path(path).stem / "checkpoints"
-    network = training.resume(study.train, tokens.build(study), run).average
-    return dataclasses.replace(exact(settings), model=lambda process: tokens.denoiser_of(study, network))
+    return dataclasses.replace(exact(settings), model=lambda process: network)
 
 
 PROBLEMS: dict[str, Callable[[Settings], Problem]] = {

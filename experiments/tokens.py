@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsamplers as js
-from experiments import token_networks, training
+from experiments import config, token_networks, training
 from experiments.countdown import SYMBOLS, countdown
 from experiments.token_networks import NetworkSettings
 from experiments.training import Training, TrainSettings
@@ -141,6 +142,17 @@ def process_of(settings: Settings) -> js.discrete.Replacement:
 def denoiser_of(settings: Settings, network: Callable[..., Any]) -> js.discrete.Denoiser:
     """A network as a denoiser."""
     return js.discrete.denoiser(network, process_of(settings), settings.prediction)
+
+
+def load(path: str) -> tuple[Settings, js.discrete.Denoiser]:
+    """The settings of a file, and the averaged network that ``experiments.train_text`` has trained by them.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    settings: Settings = config.load(path)
+    run = Path("runs") / Path(path).stem / "checkpoints"
+    return settings, denoiser_of(settings, training.resume(settings.train, build(settings), run).average)
 
 
 def chunk(settings: Settings) -> Chunk:
