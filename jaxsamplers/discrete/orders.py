@@ -2,7 +2,8 @@
 
 An order is a function ``(key, x, estimate) -> priority``, one number a position, the highest first; it never sees which
 positions may move at all, masks that are not padding: that is the sampler's business. All of these look at the
-posterior only, not at a token drawn from it, so that one position at a time is exact in any order.
+posterior only, not at a token drawn from it, so that one position at a time is exact in any order. Of equal priorities
+the leftmost comes first.
 
 ``pc`` makes an order from how often tokens occur.
 """
