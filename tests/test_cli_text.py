@@ -183,6 +183,10 @@ def test_compare_draws_all_numbers_side_by_side(tmp_path, capsys):
         (["sample", "--data", "text", "--solver", "ddpd"], "ddpd needs a uniform or marginal process"),
         (["sample", "--data", "text", "--solver", "first_hitting"], "it needs 64 steps or more, got 20"),
         (["sample", "--data", "text", "--solver", "remdm_loop"], "remdm_loop needs the options at and loops"),
+        (
+            ["sample", "--data", "text", "--solver", "remdm_loop", "--option", "at=soon"],
+            "option at must be an integer, got 'soon'",
+        ),
         (["sample", "--data", "text", "--schedule", "karras"], "schedule karras is made of noise levels"),
         (["sample", "--data", "text", "--option", "final=best"], "unknown final 'best'"),
         (["sample", "--data", "text", "--count", "0"], "--count must be at least 1, got 0"),

@@ -100,26 +100,24 @@ def build(solver: Callable[..., Sampler], process: Any, times: Any, options: Map
 def solver_options(solver: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:
     """What ``--option NAME=VALUE`` said, each value of its default's kind."""
     parameters = {n: p for n, p in inspect.signature(solver).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    examples: dict[Any, Any] = {"int": 1, "float": 1.0}  # of what has no default
-    known = {
-        n: examples.get(p.annotation, p.default) if p.default is p.empty else p.default for n, p in parameters.items()
-    }
-    return dict(_solver_option(known, item) for item in given)
+    return dict(_solver_option(parameters, item) for item in given)
 
 
-def _solver_option(known: Mapping[str, Any], item: str) -> tuple[str, Any]:
-    """The name and the value of ``NAME=VALUE``, which must be of the default's kind."""
+def _solver_option(known: Mapping[str, inspect.Parameter], item: str) -> tuple[str, Any]:
+    """The name and the value of ``NAME=VALUE``, which must be of the default's kind, or of the annotation's."""
     name, equals, text = item.partition("=")
     if not equals:
         raise ValueError(f"--option wants NAME=VALUE, got {item!r}")
     checks.one_of("option", name, known)
-    value, default = _value(text), known[name]
+    value, default = _value(text), known[name].default
     kinds = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
-    kind = type(default)
+    needed = default is inspect.Parameter.empty
+    kind = {each.__name__: each for each in kinds}.get(known[name].annotation) if needed else type(default)
     if kind not in kinds:
         raise ValueError(f"option {name} is no plain value and can only be given in Python")
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"option {name} must be {kinds[kind]}, such as its default {default}, got {text!r}")
+        example = "" if needed else f", such as its default {default}"
+        raise ValueError(f"option {name} must be {kinds[kind]}{example}, got {text!r}")
     return name, value
 
 
