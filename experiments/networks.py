@@ -203,14 +203,18 @@ def split(parts: Float[Array, "batch features"], count: int) -> list[Float[Array
 
 
 def to_tokens(x: Image, patch: int) -> Tokens:
-    """The image's patches, row by row."""
+    """The image's patches, row by row; one axis is cut or joined at a time, which Explicit mesh axes can follow."""
     batch, height, width, channels = x.shape
-    grid = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+    rows, columns, line = height // patch, width // patch, patch * channels
+    x = x.reshape(batch, rows, patch, width, channels).reshape(batch, rows, patch, width * channels)
+    x = x.reshape(batch, rows, patch, columns, line).swapaxes(2, 3)
+    return x.reshape(batch, rows, columns, patch * line).reshape(batch, rows * columns, patch * line)
 
 
 def from_tokens(tokens: Tokens, patch: int, shape: tuple[int, ...]) -> Image:
     """The inverse of ``to_tokens``."""
     batch, height, width, channels = shape
-    grid = tokens.reshape(batch, height // patch, width // patch, patch, patch, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
+    rows, columns, line = height // patch, width // patch, patch * channels
+    x = tokens.reshape(batch, rows, columns, patch * line).reshape(batch, rows, columns, patch, line)
+    x = x.swapaxes(2, 3).reshape(batch, rows, patch, width * channels)
+    return x.reshape(batch, height, width * channels).reshape(shape)
