@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Times = Float[Array, " n+1"]
 
-registry: dict[str, Any] = {**discrete.registry, "ddpd": discrete.ddpd}  # it wants another model, see below
+registry: dict[str, Any] = discrete.registry
 REFUSED = {
     "glauber": "glauber repairs what another sampler returned, it does not start from noise: use it in Python",
     "d3pm": "d3pm needs matrices, from js.discrete.transition_matrices; on other processes it is ancestral",

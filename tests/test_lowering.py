@@ -49,7 +49,9 @@ def test_samplers_of_tokens_lower_for_accelerators(name):
     make = js.discrete.registry[name]
     asked = [p.name for p in list(inspect.signature(make).parameters.values())[1:] if p.default is p.empty]
     matrices = js.discrete.transition_matrices(js.discrete.uniform_steps(4, np.full(4, 0.3)))
-    process = matrices if name == "d3pm" else MASKED
+    noisy = js.discrete.uniform(4)
+    process = {"d3pm": matrices, "ddpd": noisy}.get(name, MASKED)
+    model = js.discrete.planned_from(noisy, logits) if name == "ddpd" else logits
 
     given = {name: GIVEN[name] for name in asked}
     times = jnp.arange(4, -1, -1) if name == "d3pm" else UNIFORM
@@ -57,7 +59,7 @@ def test_samplers_of_tokens_lower_for_accelerators(name):
 
     def draw(times, x, key):
         built = make(process, **given | {"times": times}) if sampler is None else sampler
-        return js.sample(built, logits, x, key)
+        return js.sample(built, model, x, key)
 
     text = lower(draw, times, jnp.full((2, 4), 3), KEY)
     assert "stablehlo.while" in text

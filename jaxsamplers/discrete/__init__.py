@@ -62,6 +62,7 @@ registry = {
     "glauber": glauber,
     "glauber_generative": glauber_generative,
     "d3pm": d3pm,
+    "ddpd": ddpd,  # of a model that returns a ``Plan``, see ``planned``
 }
 
 __all__ = [
@@ -89,7 +90,6 @@ __all__ = [
     "categorical",
     "chain",
     "counts",
-    "ddpd",
     "denoiser",
     "digits",
     "from_bayes",
