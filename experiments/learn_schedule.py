@@ -28,6 +28,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -254,6 +255,8 @@ def run(settings: Settings, out: str | Path, trace: tuple[int, int] | None = Non
         ValueError: ``out`` holds a run with other settings, or there is no trained network yet.
         CheckpointError: the last checkpoint cannot be read; nothing has been changed then.
         NotFinite: learning broke down; the last good checkpoint is kept.
+        Preempted: SIGTERM came while it learned, and the run is saved.
+        OSError: a file could not be written; nothing that was there is lost.
     """
     out = Path(out)
     _claim(settings, out)
@@ -384,7 +387,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = Path(given.out or Path("runs") / Path(given.config).stem)
     try:
         summary = run(config.override(config.load(given.config), given.set), out, trace)
-    except (ValueError, FileNotFoundError, FloatingPointError, checkpoints.CheckpointError) as error:
+    except js.learn.Preempted as error:
+        print(error, file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except (ValueError, OSError, FloatingPointError, checkpoints.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

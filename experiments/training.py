@@ -201,10 +201,10 @@ def _go_on(settings: Study, out: Path, build: Build) -> Training:
             f"{out} holds a run with other settings; give another --out, or the same settings to go on. "
             f"Changed: {'; '.join(changed)}"
         )
-    present = checkpoints.steps(out / "checkpoints")
-    if present and present[-1] > settings.train.steps:
-        raise ValueError(f"{out} is already at step {present[-1]}, beyond train.steps={settings.train.steps}")
-    training = resume(settings.train, build, out / "checkpoints") if present else start(settings.train, build)
+    last = checkpoints.last(out / "checkpoints")
+    if last > settings.train.steps:
+        raise ValueError(f"{out} is already at step {last}, beyond train.steps={settings.train.steps}")
+    training = resume(settings.train, build, out / "checkpoints") if last else start(settings.train, build)
     history.cut(out / "history.jsonl", int(training.step))
     config.write(settings, written)
     return training

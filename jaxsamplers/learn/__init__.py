@@ -27,7 +27,7 @@ from jaxsamplers.learn.families import (
     only,
     s4s,
 )
-from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
+from jaxsamplers.learn.fit import NotFinite, Plateau, Preempted, Result, fit
 from jaxsamplers.learn.jump_your_steps import break_gain, jump_your_counts, jump_your_steps
 from jaxsamplers.learn.klub import Klub, klub, klub_gaussian, klub_intervals, klub_objective
 from jaxsamplers.learn.ld3 import LD3, ld3, ld3_optimizer
@@ -71,6 +71,7 @@ __all__ = [
     "Pas",
     "Path",
     "Plateau",
+    "Preempted",
     "Result",
     "Teacher",
     "Teleport",

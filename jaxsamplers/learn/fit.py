@@ -53,6 +53,18 @@ class NotFinite(FloatingPointError):
         self.parameters = parameters
 
 
+class Preempted(RuntimeError):
+    """The machine is about to be taken away: the run is saved, and goes on when it is called again.
+
+    Attributes:
+        step: of the checkpoint.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Result(NamedTuple):
     """What came of it.
 
@@ -159,7 +171,8 @@ def fit(
         every: steps between validations, which are compiled together; ``steps`` must be a multiple.
         plateau: the rule for a validation that gets no better; none by default.
         accumulate: batches whose gradients are averaged in one step.
-        out: a directory for checkpoints and ``history.jsonl``. If there is a run in it, it goes on.
+        out: a directory for checkpoints and ``history.jsonl``. If there is a run in it, it goes on. With it, SIGTERM
+            (the notice of preemption, to any of the processes) ends the run after the chunk in progress.
         checkpoint: validations between checkpoints.
         sharding: of the leading axis of a batch over a mesh, ``js.distributed.over_data(mesh)``; the parameters are
             replicated. All processes of the mesh must call ``fit`` alike, with ``out`` on storage that they share;
@@ -173,7 +186,10 @@ def fit(
     Raises:
         ValueError: numbers that do not fit, or an ``out`` whose run is of other shapes or further already.
         NotFinite: a loss or a gradient was not finite. The exception has the last good parameters, and so has ``out``.
-        CheckpointError: the last checkpoint cannot be read; nothing has been changed then.
+        Preempted: SIGTERM came, and the run is saved. The same call, of any number of processes, ends in the result of
+            an uninterrupted one. ``js.records.preemption`` says which processes hear it.
+        CheckpointError: the last checkpoint cannot be read, or the next not be written; nothing is lost.
+        OSError: the history cannot be written.
     """
     checks.integer("every", every, low=1)
     checks.integer("accumulate", accumulate, low=1)
@@ -198,7 +214,11 @@ def fit(
     rows = list(log.rows)
     task = Task(full, batches, validate, key)
     rule = None if plateau is None else (plateau.patience, jnp.asarray(plateau.factor), plateau.drops)
-    with _reporting(report, label, steps, int(state.step)) as advance, _tracing(trace, out) as watch:
+    with (
+        _reporting(report, label, steps, int(state.step)) as advance,
+        _tracing(trace, out) as watch,
+        log.told() as told,
+    ):
         while int(state.step) < steps and not _over(state, plateau):
             watch(int(state.step))
             state, loss, value = _chunk(state, task, rule, optimizer, every, accumulate, sharding)
@@ -209,6 +229,9 @@ def fit(
             rows.append({"step": done, **numbers, "rate": float(state.rate)})
             log.write(state, rows[-1], last=done >= steps or _over(state, plateau), every=checkpoint * every)
             advance(done, **numbers)
+            if told(done):
+                log.save(state)
+                raise Preempted(_leaving(done, steps, out), done)
     stopped = "patience" if int(state.step) < steps else "steps"
     best, last = distributed.local((state.best, state.parameters))
     return Result(best, float(state.value), last, rows, stopped)
@@ -349,12 +372,19 @@ def _breakdown(done: int, numbers: dict[str, float], out: str | Path | None) -> 
     )
 
 
+def _leaving(done: int, steps: int, out: str | Path | None) -> str:
+    return (
+        f"told to leave (SIGTERM): the run is saved in {out} at step {done} of {steps}, where the same call goes on"
+    )
+
+
 class _Log:
     """Checkpoints and history of a run, or of none."""
 
     def __init__(self, out: str | Path | None) -> None:
         self.out = None if out is None else Path(out)
         self.rows: list[dict[str, float]] = []
+        self.saved = 0
 
     def resume(self, state: State, steps: int) -> State:
         if self.out is None:
@@ -362,13 +392,13 @@ class _Log:
         from jaxsamplers.records import checkpoints, history
 
         self.out.mkdir(parents=True, exist_ok=True)
-        present = checkpoints.steps(self.out / "checkpoints")
-        if present and present[-1] > steps:
-            raise ValueError(f"{self.out} is already at step {present[-1]}, beyond steps={steps}")
-        if present:
+        last = checkpoints.last(self.out / "checkpoints")
+        if last > steps:
+            raise ValueError(f"{self.out} is already at step {last}, beyond steps={steps}")
+        if last:
             state = checkpoints.restore(self.out / "checkpoints", state)
         if distributed.is_main():
-            history.cut(self.out / "history.jsonl", present[-1] if present else 0)
+            history.cut(self.out / "history.jsonl", last)
         distributed.wait("history")
         self.rows = history.read(self.out / "history.jsonl")
         return state
@@ -376,12 +406,28 @@ class _Log:
     def write(self, state: State, row: dict[str, float], *, last: bool, every: int) -> None:
         if self.out is None:
             return
-        from jaxsamplers.records import checkpoints, history
+        from jaxsamplers.records import history
 
         if distributed.is_main():
             history.append(self.out / "history.jsonl", row)
         if last or int(state.step) % every == 0:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """A checkpoint of this step, unless it is there."""
+        from jaxsamplers.records import checkpoints
+
+        if self.out is not None and int(state.step) != self.saved:
             checkpoints.save(self.out / "checkpoints", int(state.step), state)
+            self.saved = int(state.step)
+
+    def told(self) -> contextlib.AbstractContextManager[Callable[[int], bool]]:
+        """Whether to leave after a step; never without a place to be saved to."""
+        if self.out is None:
+            return contextlib.nullcontext(lambda step: False)
+        from jaxsamplers.records.preemption import preemption
+
+        return preemption()
 
 
 @contextlib.contextmanager

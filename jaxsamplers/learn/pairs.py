@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from jaxsamplers import checks, distributed
 from jaxsamplers.core import Model, Sampler, sample, sample_keys
 from jaxsamplers.denoisers import as_pytree
+from jaxsamplers.records.files import replacing
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, Key, PyTree
@@ -164,16 +166,19 @@ def _digest(tree: PyTree) -> str:
 
 def _write(path: Path, mark: str, goal: PyTree) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
-        arrays: dict[str, Any] = {f"goal_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(goal))}
+    arrays: dict[str, Any] = {f"goal_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(goal))}
+    with replacing(path) as file:
         np.savez(file, mark=mark, **arrays)
-    unfinished.replace(path)
 
 
 def _read(path: Path, mark: str, like: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(like)
-    with np.load(path) as file:
-        if str(file["mark"]) != mark:
-            raise ValueError(f"{path} holds pairs of other noises, another teacher or key: remove it or name another")
-        return jax.tree.unflatten(treedef, [jnp.asarray(file[f"goal_{i}"]) for i in range(len(leaves))])
+    try:
+        with np.load(path) as file:
+            kept = str(file["mark"])
+            goal = [jnp.asarray(file[f"goal_{i}"]) for i in range(len(leaves))] if kept == mark else []
+    except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, and the teacher runs once more") from error
+    if kept != mark:
+        raise ValueError(f"{path} holds pairs of other noises, another teacher or key: remove it or name another")
+    return jax.tree.unflatten(treedef, goal)

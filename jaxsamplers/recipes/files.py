@@ -30,6 +30,7 @@ from jaxsamplers.discrete.tempered import Tempered
 from jaxsamplers.recipes.plain import array_from_plain, array_to_plain, fields, finite, from_plain, json_only, to_plain
 from jaxsamplers.recipes.recipe import Clip, Recipe
 from jaxsamplers.recipes.tokens import tokens_from_plain, tokens_to_plain
+from jaxsamplers.records.files import writing
 from jaxsamplers.tableau import Rows, Tableau
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def save(
 
     Raises:
         ValueError: a sampler that is no table, a number that is not finite, anything that plain JSON cannot hold.
+        OSError: it could not be written; a file that was there before is as it was.
     """
     recipe = sampler if isinstance(sampler, Recipe) else Recipe(sampler)
     named = None if solver is None else {"name": solver, "options": dict(options or {})}
@@ -78,7 +80,7 @@ def save(
     path = Path(path)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
+        with writing(path), draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -4,7 +4,7 @@ A checkpoint is a directory named after its step. Orbax writes it under a tempor
 complete; then a manifest is added, which says what is inside and has the SHA-256 of every file. A directory
 without a manifest does not count. So a run killed at any moment leaves the earlier checkpoints as they were and
 nothing half-written to be loaded, and files that are no longer what was written are reported, not trained on. The
-last two checkpoints are kept.
+last two complete checkpoints are kept.
 
 The tree is saved as a flat dictionary from the path of a leaf (``network.variables.params.embed.kernel``) to the array,
 whatever containers it is made of; typed PRNG keys included. Several processes save and restore together, in a directory
@@ -13,8 +13,12 @@ that they share.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +36,7 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is there but cannot be used."""
+    """A checkpoint that is there but cannot be used, or one that cannot be written."""
 
 
 def save(directory: str | Path, step: int, tree: PyTree) -> None:
@@ -40,24 +44,56 @@ def save(directory: str | Path, step: int, tree: PyTree) -> None:
 
     Raises:
         ValueError: there is a checkpoint of this step already.
+        CheckpointError: it could not be written, for want of room, as a rule; the earlier ones are as they were.
     """
     directory = Path(directory).absolute()
-    if step in steps(directory):
+    present = steps(directory)
+    if step in present:
         raise ValueError(f"there is already a checkpoint of step {step} in {directory}")
-    flat = _flatten(tree)
-    newest = ocp.training.preservation_policies.LatestN(KEPT)
+    try:
+        with _quiet():
+            _save(directory, step, _flatten(tree))
+    except Exception as error:  # whatever orbax and tensorstore make of a full disk
+        kept = f"the same run goes on from step {present[-1]}" if present else "the same run starts again"
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {directory}: {error}. Nothing earlier is lost: "
+            f"make room there, and {kept}"
+        ) from error
+    distributed.wait("checkpoint")
+
+
+def _save(directory: Path, step: int, flat: dict[str, Any]) -> None:
+    newest = ocp.training.preservation_policies.LatestN(KEPT + len(unfinished(directory)))
     with ocp.training.Checkpointer(directory, preservation_policy=newest, cleanup_tmp_directories=True) as checkpointer:
         checkpointer.save(step, flat, force=True, overwrite=True)  # over what an interrupted save left
     if distributed.is_main():
         leaves = {name: _describe(leaf) for name, leaf in flat.items()}
         manifest = {"leaves": leaves, "files": _digests(directory / str(step))}
         write_text(directory / str(step) / MANIFEST, json.dumps(manifest, indent=1))
-    distributed.wait("checkpoint")
 
 
 def steps(directory: str | Path) -> list[int]:
     """The steps of the complete checkpoints, oldest first."""
     return sorted(int(path.parent.name) for path in Path(directory).glob(f"*/{MANIFEST}") if path.parent.name.isdigit())
+
+
+def unfinished(directory: str | Path) -> list[int]:
+    """The steps of the checkpoints that lack their manifest, and are not used."""
+    present = sorted(int(path.name) for path in Path(directory).glob("*") if path.name.isdigit())
+    return [step for step in present if not (Path(directory) / str(step) / MANIFEST).exists()]
+
+
+def last(directory: str | Path) -> int:
+    """The step to go on from, 0 if there is no checkpoint; a warning tells of later ones that are not complete."""
+    step = max(steps(directory), default=0)
+    later = [other for other in unfinished(directory) if other > step]
+    if later and distributed.is_main():
+        warnings.warn(
+            f"the checkpoint {Path(directory) / str(later[-1])} is incomplete (it has no {MANIFEST}) and is not used: "
+            + (f"the run goes on from step {step}" if step else "the run starts from the beginning"),
+            stacklevel=2,
+        )
+    return step
 
 
 def restore(directory: str | Path, like: PyTree, step: int | None = None) -> PyTree:
@@ -89,9 +125,25 @@ def restore(directory: str | Path, like: PyTree, step: int | None = None) -> PyT
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first)
         for name, leaf in flat.items()
     }
-    with ocp.training.Checkpointer(folder.parent) as checkpointer:
-        loaded = checkpointer.load(step, wanted_leaves)
+    try:
+        with ocp.training.Checkpointer(folder.parent) as checkpointer:
+            loaded = checkpointer.load(step, wanted_leaves)
+    except Exception as error:  # whatever orbax and tensorstore make of a disk that fails
+        problem = f"it cannot be read ({error})"
+        raise CheckpointError(f"the checkpoint {folder} cannot be used: {problem}. {_advice(step, present)}") from error
     return jax.tree.unflatten(jax.tree.structure(like), [loaded[name] for name in flat])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Each of orbax's threads logs what fails, with its whole stack; the exception says it once."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _flatten(tree: PyTree) -> dict[str, Any]:
@@ -112,9 +164,11 @@ def _damage(folder: Path) -> str:
     """What is wrong with the files of a checkpoint, or nothing."""
     try:
         written = json.loads((folder / MANIFEST).read_text())["files"]
+        present = _digests(folder)
     except (ValueError, KeyError, TypeError):
         return f"its {MANIFEST} is damaged"
-    present = _digests(folder)
+    except OSError as error:
+        return f"it cannot be read ({error})"
     damaged = [name for name, digest in written.items() if present.get(name) != digest]
     return f"{len(damaged)} of its files are damaged or missing ({damaged[0]})" if damaged else ""
 

@@ -12,12 +12,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxsamplers.records.files import write_text
+from jaxsamplers.records.files import write_text, writing
 
 
 def append(path: str | Path, row: dict[str, Any]) -> None:
-    """Add one line and wait until it is on disk."""
-    with Path(path).open("a") as file:
+    """Add one line and wait until it is on disk.
+
+    Raises:
+        OSError: it could not be written; the lines before it are as they were.
+    """
+    with writing(path), Path(path).open("a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
