@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +93,68 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(run, tmp_path, monkeypat
         if row["step"] == 30:
             raise KeyboardInterrupt
 
+    def preempt(path, row):
+        append(path, row)
+        if row["step"] == 30:
+            signal.raise_signal(signal.SIGTERM)
+
     monkeypatch.setattr(history, "append", interrupt)
     assert start(tmp_path) == 130
     assert "goes on from step 20" in capsys.readouterr().err
+    monkeypatch.setattr(history, "append", preempt)
+    assert start(tmp_path) == 143
+    assert f"told to leave (SIGTERM): the run is saved in {tmp_path} at step 30 of 40" in capsys.readouterr().err
     monkeypatch.setattr(history, "append", append)
     assert start(tmp_path) == 0
     assert (tmp_path / "history.jsonl").read_text() == (run / "history.jsonl").read_text()
     times = [js.recipes.load(out / "recipe.json").times for out in (tmp_path, run)]
     np.testing.assert_array_equal(*times)
+
+
+SLOWLY = """
+import sys, time
+import jaxsamplers as js
+from jaxsamplers.records import history
+from tests import test_learn_schedule as case
+
+append = history.append
+
+def slowly(path, row):
+    append(path, row)
+    time.sleep(1)
+
+history.append, js.schedules.registry = slowly, case.FEW
+sys.exit(case.start(case.Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_a_command_that_is_told_to_leave(run, tmp_path):
+    """A process of its own; the same command makes the recipe of a run that was left alone."""
+    out, environment = tmp_path / "out", os.environ | {"PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "8"}
+    command = [sys.executable, "-c", SLOWLY, str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not history.read(out / "history.jsonl"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 143, said
+    assert "told to leave (SIGTERM)" in said
+    assert not (out / "recipe.json").exists()
+    assert start(out) == 0
+    rows = zip(history.read(out / "history.jsonl"), history.read(run / "history.jsonl"), strict=True)
+    assert all(one == pytest.approx(other, rel=1e-6) for one, other in rows)
+    times = [js.recipes.load(folder / "recipe.json").times for folder in (out, run)]
+    np.testing.assert_allclose(*times, rtol=1e-6)
+
+
+def test_what_cannot_be_written_is_said(run, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "recipe.json could not be written (No space left on device)")
+
+    monkeypatch.setattr(learn_schedule, "run", full)
+    assert start(run) == 1
+    assert "could not be written (No space left on device)" in capsys.readouterr().err
 
 
 def test_align_your_steps(tmp_path, capsys):
