@@ -22,11 +22,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsamplers import checks
@@ -88,6 +89,9 @@ def start(
 def mesh(data: int = -1, model: int = 1, *, axis_type: AxisType = AxisType.Auto) -> Mesh:
     """A mesh of all devices of all processes, with axes ``data`` and ``model``.
 
+    Devices that talk fast to each other (a slice of TPUs, the GPUs of a host) are kept together: the slow network lies
+    between shares of the batch, and between parts of a network only if ``data`` is less than the number of slices.
+
     Args:
         data: devices the batch is spread over; -1 for all that ``model`` leaves.
         model: devices a network is spread over, by its own annotations; -1 for all that ``data`` leaves.
@@ -112,7 +116,10 @@ def mesh(data: int = -1, model: int = 1, *, axis_type: AxisType = AxisType.Auto)
         sizes[rest[0]] = count // other
     if math.prod(sizes.values()) != count:
         raise ValueError(f"the mesh does not fit the devices: got {given}; {advice}")
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(axis_type,) * len(sizes))
+    axis_types = (axis_type,) * len(sizes)
+    if _slices(jax.devices()) == 1:
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types)
+    return Mesh(_hybrid(sizes["data"], sizes["model"], jax.devices()), tuple(sizes), axis_types=axis_types)
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
@@ -200,6 +207,20 @@ def agreed(answer: bool) -> bool:
 def is_main() -> bool:
     """Whether this is process 0, which writes what is written once."""
     return jax.process_index() == 0
+
+
+def _slices(devices: Sequence[Any]) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _hybrid(data: int, model: int, devices: Sequence[Any]) -> np.ndarray:
+    """Devices of several slices, ``[data, model]``; ``jax.make_mesh`` refuses them."""
+    from jax.experimental import mesh_utils
+
+    outer = math.gcd(data, _slices(devices))
+    slow = outer, _slices(devices) // outer
+    fast = data // slow[0], model // slow[1]
+    return mesh_utils.create_hybrid_device_mesh(fast, slow, devices, allow_split_physical_axes=True)
 
 
 @jax.jit(static_argnames=("count", "sharding"))

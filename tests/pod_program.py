@@ -1,19 +1,26 @@
-"""What the processes of a local pod run in the tests: ``python -m tests.pod_program sample OUT``."""
+"""What the processes of a local pod run in the tests: ``python -m tests.pod_program everything OUT``."""
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxsamplers as js
 from jaxsamplers import distributed, problems
 from jaxsamplers.records import checkpoints
+from tests import pod_parallel
 
+loop = sys.modules["jaxsamplers.learn.fit"]  # the module, whose name is its function's too
+loop = sys.modules["jaxsamplers.learn.fit"]  # the module: its name is its function's, too
 COUNT, STEPS = 24, 4
+LONG = 400  # steps that are not all done
+ADAM = optax.adam(0.02)
 
 
 def program():
@@ -40,10 +47,34 @@ def sample(out: Path) -> None:
         np.savez(out, samples=everything[0], total=everything[1], processes=jax.process_count())
 
 
+def everything(out: Path) -> None:
+    """Samples, tokens and Picard's rows; then a run that is told to leave."""
+    sample(out)
+    mesh = distributed.mesh()
+    written = jax.jit(pod_parallel.tokens)(distributed.keys(jax.random.key(7), pod_parallel.COUNT, mesh))
+    made = jax.jit(lambda: pod_parallel.picard(jax.NamedSharding(mesh, jax.P("data"))))()
+    found = distributed.gather((written, made))
+    if distributed.is_main():
+        np.savez(out.with_name("more.npz"), *jax.tree.leaves(found))
+    terminated(out)
+
+
+def line(sharding=None, out: Path | None = None, steps: int = 6, checkpoint: int = 1):
+    """A line through points, by gradient: little to compile."""
+    points = jax.random.normal(jax.random.key(2), (COUNT, 2))
+    return js.learn.fit(
+        misfit, {"slope": jnp.zeros(()), "shift": jnp.zeros(())}, optimizer=ADAM,
+        batches=js.learn.batches(points, 8), steps=steps, every=2, checkpoint=checkpoint, sharding=sharding, out=out,
+        report=lambda *_, **__: None,
+    )  # fmt: skip
+
+
+def misfit(parameters, batch, key):
+    return ((parameters["slope"] * batch[:, 0] + parameters["shift"] - batch[:, 1]) ** 2).mean()
+
+
 def learn(sharding=None, out: Path | None = None, steps: int = 6):
     """A few steps of a learned schedule and coefficients, from a teacher's samples."""
-    import optax
-
     process, model, _ = program()
     x = process.prior(jax.random.key(1), (COUNT, 2))
     start = js.schedules.half_log_snr(process, STEPS)
@@ -54,7 +85,7 @@ def learn(sharding=None, out: Path | None = None, steps: int = 6):
     return js.learn.fit(
         objective,
         js.learn.parameters(process, STEPS, schedule=start, coefficients=True),
-        optimizer=optax.adam(0.02),
+        optimizer=ADAM,
         batches=js.learn.batches(pairs, 8),
         steps=steps,
         every=2,
@@ -81,6 +112,24 @@ def killed(out: Path) -> None:
     fit(out)
 
 
+def terminated(out: Path) -> None:
+    """The last process is told to leave at step 6; all do, a few steps later, and there is no other checkpoint."""
+    write = loop._Log.write
+
+    def told(log, state, row, **how):
+        write(log, state, row, **how)
+        if row["step"] == 6 and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)  # the notice takes its time
+
+    loop._Log.write = told
+    try:
+        line(distributed.over_data(distributed.mesh()), out.parent / "run", steps=LONG, checkpoint=LONG)
+    except js.learn.Preempted as error:
+        print(error)
+        sys.exit(128 + signal.SIGTERM)
+
+
 def fit(out: Path) -> None:
     found = learn(distributed.over_data(distributed.mesh()), out.parent / "run")
     if distributed.is_main():
@@ -90,4 +139,4 @@ def fit(out: Path) -> None:
 
 if __name__ == "__main__":
     distributed.start(timeout=60)
-    {"sample": sample, "fit": fit, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
+    {"sample": sample, "everything": everything, "fit": fit, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))

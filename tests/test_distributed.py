@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import jaxsamplers as js
 from jaxsamplers import distributed
 from jaxsamplers.records import checkpoints, history
-from tests import pod_program
+from tests import pod_parallel, pod_program
 
 ROOT = Path(__file__).parents[1]
 POD = ROOT / "tpu_scripts" / "local_pod.sh"
@@ -42,15 +43,37 @@ def pod(count: int, out: Path, *arguments: str | Path, check: bool = True) -> su
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_make_the_samples_of_one(count, tmp_path):
-    pod(count, tmp_path, "-m", "tests.pod_program", "sample", tmp_path / "all.npz")
-    keys = js.sample_keys(jax.random.key(7), jnp.arange(pod_program.COUNT))
-    alone = jax.jit(pod_program.draw)(keys)
+def test_processes_make_what_one_makes(count, tmp_path):
+    """Samples, tokens, Picard's rows; and a run of one, two and one process, the two of which are told to leave."""
+    assert pod_program.line(out=tmp_path / "run", steps=2).stopped == "steps"
+    left = pod(count, tmp_path, "-m", "tests.pod_program", "everything", tmp_path / "all.npz", check=False)
+    assert left.returncode == 143, left.stdout + left.stderr
+    samples, tokens, rows = jax.jit(
+        lambda: (
+            pod_program.draw(js.sample_keys(jax.random.key(7), jnp.arange(pod_program.COUNT))),
+            pod_parallel.tokens(js.sample_keys(jax.random.key(7), jnp.arange(pod_parallel.COUNT))),
+            pod_parallel.picard(),
+        )
+    )()
     with np.load(tmp_path / "all.npz") as made:
         assert made["processes"] == count
         assert made["total"] == 6 * sum(range(count))
-        np.testing.assert_allclose(made["samples"], alone, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(made["samples"], samples, rtol=1e-6, atol=1e-6)
+    with np.load(tmp_path / "more.npz") as made:
+        np.testing.assert_array_equal(made["arr_0"], tokens)
+        np.testing.assert_allclose(made["arr_1"], rows[0], rtol=1e-6, atol=1e-6)
+        assert (int(made["arr_2"]), int(made["arr_3"])) == tuple(map(int, rows[1:]))
     assert [path.name for path in sorted((tmp_path / "logs").iterdir())] == [f"{i}.log" for i in range(count)]
+    _, step = checkpoints.steps(tmp_path / "run" / "checkpoints")
+    assert 6 < step < pod_program.LONG
+    sentence = f"told to leave (SIGTERM): the run is saved in {tmp_path / 'run'} at step {step} of {pod_program.LONG}"
+    assert all(sentence in log.read_text() for log in (tmp_path / "logs").iterdir())
+    after, whole = (pod_program.line(out=out, steps=step + 4) for out in (tmp_path / "run", None))
+    for name in ("step", "loss", "validation", "best"):
+        one, other = ([row[name] for row in run.history] for run in (after, whole))
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(after.last), jax.tree.leaves(whole.last), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -168,6 +191,35 @@ def test_meshes():
     rows = distributed.shard({"x": np.arange(count)}, distributed.mesh(model=2))
     assert rows["x"].sharding.spec == jax.sharding.PartitionSpec("data")
     np.testing.assert_array_equal(distributed.gather(rows)["x"], np.arange(count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device."""
+
+    id: int
+    platform: str
+    device_kind: str
+    slice_index: int
+    process_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+
+
+@pytest.mark.parametrize(("platform", "kind"), [("gpu", "NVIDIA H100"), ("tpu", "TPU v5p"), ("tpu", "TPU v5 lite")])
+@pytest.mark.parametrize(("data", "model", "mixed"), [(4, 2, False), (8, 1, False), (2, 4, False), (1, 8, True)])
+def test_a_mesh_of_several_slices(platform, kind, data, model, mixed, monkeypatch):
+    """A network's parts are in one slice wherever there are as many shares of the batch as slices."""
+    chips = [Chip(i, platform, kind, i // 4, i // 4, (i % 2, i % 4 // 2, 0)) for i in (5, 0, 3, 6, 1, 7, 2, 4)]
+    monkeypatch.setattr(jax, "devices", lambda: chips)
+    monkeypatch.setattr(jax, "device_count", lambda: len(chips))
+    monkeypatch.setattr(distributed, "Mesh", lambda devices, names, axis_types: (devices, names))
+    devices, names = distributed.mesh(data, model)
+    assert names == ("data", "model")
+    assert devices.shape == (data, model)
+    where = np.array([chip.slice_index for chip in devices.ravel()]).reshape(data, model)
+    np.testing.assert_array_equal(where.ravel(), [0] * 4 + [1] * 4)
+    assert all((len(set(row)) > 1) == mixed for row in where)
 
 
 @pytest.mark.parametrize(
