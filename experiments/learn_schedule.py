@@ -383,7 +383,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", metavar="FIRST:STEPS", help="trace so many steps after the first ones, for xprof")
     given = parser.parse_args(arguments)
     trace = _trace(parser, given.trace)
-    js.distributed.start()
+    try:
+        js.distributed.start()
+        jax.devices()  # a platform that is not there
+    except (ValueError, RuntimeError, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     out = Path(given.out or Path("runs") / Path(given.config).stem)
     try:
         summary = run(config.override(config.load(given.config), given.set), out, trace)

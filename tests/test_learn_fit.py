@@ -259,6 +259,16 @@ def test_numbers_that_do_not_fit(options, message):
         js.learn.fit(quadratic, {"a": 0.0}, optimizer=ADAM, batches=None, **{"steps": 10, "every": 5} | options)
 
 
+def test_batches_that_do_not_divide_over_the_mesh():
+    over = js.distributed.over_data(js.distributed.mesh(model=2))
+    message = "batches of 6 do not divide over the 4 shares of sharding: take a multiple of 4, or a mesh with a smaller"
+    with pytest.raises(ValueError, match=message):
+        js.learn.fit(
+            quadratic, {"a": jnp.zeros(())}, optimizer=ADAM, batches=js.learn.batches(jnp.zeros(8), 6), steps=5,
+            every=5, sharding=over, **QUIET,
+        )  # fmt: skip
+
+
 def test_data_that_do_not_fit():
     with pytest.raises(ValueError, match=r"as many goals as noises, got leading axes of \[3, 4\]"):
         js.learn.pairs(jnp.zeros((3, 2)), jnp.zeros((4, 2)))

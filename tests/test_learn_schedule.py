@@ -204,6 +204,19 @@ def test_settings_that_are_none(assignment, message, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cluster_or_platform_that_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    assert start(tmp_path / "out") == 1
+    assert "error: JAX_NUM_PROCESSES must be an integer of at least 1, got 'two'" in capsys.readouterr().err
+    monkeypatch.delenv("JAX_NUM_PROCESSES")
+    command = [sys.executable, "-m", "experiments.learn_schedule", "--config", str(LD3), "--out", str(tmp_path / "out")]
+    environment = os.environ | {"JAX_PLATFORMS": "abacus"}
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "error: Unable to initialize backend 'abacus'" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_trained_network_must_be_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert start(tmp_path / "out", "problem=trained-digits") == 1

@@ -4,8 +4,8 @@
 #     tpu_scripts/local_pod.sh 2 python -m experiments.learn_schedule --config configs/learn/ld3_closed_form.py
 #
 # Each process has one CPU device (LOCAL_POD_DEVICES for more) and a log of its own, local_pod/0.log and so on
-# (LOCAL_POD_LOGS for another directory); process 0's is shown. If one fails, the others are ended; the exit status is
-# the one of the first that failed, 0 if none did.
+# (LOCAL_POD_LOGS for another directory); process 0's is shown. If one fails, the others are ended, 5 seconds after
+# SIGTERM (LOCAL_POD_GRACE) by SIGKILL; the exit status is the one of the first that failed, 0 if none did.
 set -euo pipefail
 
 if (($# < 2)) || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
@@ -32,9 +32,9 @@ free_port() { # one that nobody listens at, below those that the system gives to
 
 pids=()
 finish() { # each process leads a group, so that whatever it has started ends with it
-  local pid
+  local pid left
   for pid in "${pids[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
-  for _ in {1..50}; do
+  for ((left = 10 * ${LOCAL_POD_GRACE:-5}; left > 0; left--)); do
     [[ -z $(jobs -rp) ]] && break
     sleep 0.1
   done

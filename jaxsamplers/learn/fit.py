@@ -206,6 +206,7 @@ def fit(
     key = as_key(jax.random.key(0) if key is None else key)
     state = _start(full, parameters, optimizer)
     if sharding is not None:
+        _divides(jax.eval_shape(batches, state.step, key), sharding)
         state, key = distributed.replicate((state, key), sharding.mesh)
     log = _Log(out)
     state = log.resume(state, steps)
@@ -281,6 +282,17 @@ def _start(objective: Any, parameters: Any, optimizer: optax.GradientTransformat
         count(),
         jnp.zeros((), bool),
     )
+
+
+def _divides(batch: Any, sharding: jax.sharding.NamedSharding) -> None:
+    axes = sharding.spec[0] if len(sharding.spec) else None
+    shares = math.prod(sharding.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+    for leaf in jax.tree.leaves(batch):
+        if leaf.ndim and leaf.shape[0] % shares:
+            raise ValueError(
+                f"batches of {leaf.shape[0]} do not divide over the {shares} shares of sharding: take a multiple of "
+                f"{shares}, or a mesh with a smaller axis {axes}"
+            )
 
 
 def _learned(parameters: Any) -> Any:
@@ -373,9 +385,7 @@ def _breakdown(done: int, numbers: dict[str, float], out: str | Path | None) -> 
 
 
 def _leaving(done: int, steps: int, out: str | Path | None) -> str:
-    return (
-        f"told to leave (SIGTERM): the run is saved in {out} at step {done} of {steps}, where the same call goes on"
-    )
+    return f"told to leave (SIGTERM): the run is saved in {out} at step {done} of {steps}, where the same call goes on"
 
 
 class _Log:
