@@ -9,6 +9,8 @@ draws the same samples; and ``first_hitting``. Calls are those that the state co
 from __future__ import annotations
 
 import argparse
+import functools
+from typing import Any
 
 import jax
 
@@ -25,21 +27,20 @@ def measure(batch: int, steps: int, rounds: int) -> None:
     process, model = digits.process(), digits.network()
     masks = process.prior(KEY, (batch, LENGTH))
     plain = js.discrete.ancestral(process, js.schedules.uniform(process, steps))
-    samplers = {
+    samplers: dict[str, Any] = {
         f"ancestral, {steps} steps": plain,
         "the same, cached": js.discrete.cached(plain),
         "first_hitting": js.discrete.first_hitting(process, LENGTH),
     }
     run = jax.jit(js.run)
-    timings = interleaved(
-        {name: lambda s=sampler: run(s, model, masks, KEY) for name, sampler in samplers.items()}, rounds=rounds
-    )
+    calls = {name: functools.partial(run, sampler, model, masks, KEY) for name, sampler in samplers.items()}
+    timings = interleaved(calls, rounds=rounds)
     likely = 1 + (steps - 1) * (1 - (1 - 1 / steps) ** (batch * LENGTH))
     print(f"batch {batch}; calls to expect with a cache {likely:.0f}")
     for name, sampler in samplers.items():
         memory = run(sampler, model, masks, KEY).memory
-        calls = int(memory.calls) if isinstance(sampler, js.discrete.Cached) else js.network_calls(sampler)
-        print(f"  {name:24s} {calls:5d} calls   {timings.median(name):8.3f} s", flush=True)
+        made = int(memory.calls) if isinstance(sampler, js.discrete.Cached) else js.network_calls(sampler)
+        print(f"  {name:24s} {made:5d} calls   {timings.median(name):8.3f} s", flush=True)
 
 
 def main() -> None:
