@@ -137,3 +137,47 @@ def test_equally_sure_tokens_are_masked_alike():
     )
     left = np.asarray(path(x[1:])) == VOCAB
     np.testing.assert_array_equal(left[:, 0], np.arange(6) < np.array([4, 2, 0])[:, None])
+
+
+@pytest.mark.parametrize("name", [name for name in D.registry if name not in {*OTHERS, "d3pm"}])
+def test_other_numbers_are_the_same_program(name):
+    """Compilers are shown shapes and structure, and those do not tell times or laws of one kind apart."""
+    process, other = (D.masked(VOCAB, D.survival.log_linear(rest)) for rest in (1e-3, 1e-2))
+    extra = (LENGTH,) if name == "glauber_generative" else ()
+    one, two = (
+        D.registry[name](p, times, *extra, **OPTIONS.get(name, {}))
+        for p, times in ((process, STEPS), (other, STEPS**2))
+    )
+    shapes = lambda sampler: [
+        (leaf.shape, leaf.dtype, leaf.weak_type) for leaf in map(jax.typeof, jax.tree.leaves(sampler))
+    ]
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    assert shapes(one) == shapes(two)
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one.rows), jax.tree.leaves(two.rows), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["tau_leaping", "theta_trapezoidal", "flow_euler", "predictor_corrector", "remdm_rescale"]
+)
+def test_laws_have_gradients_in_schedules(name, x64):
+    """From nothing but masks on to the clean end, against finite differences."""
+    process = D.masked(VOCAB)
+    x = jnp.array([[3, 1, 3, 3, 0, 2]])
+
+    def loss(inner):
+        sampler = D.registry[name](process, jnp.concatenate([jnp.ones(1), inner, jnp.zeros(1)]))
+        kept = ((x, jnp.zeros((*x.shape, VOCAB))),) if isinstance(sampler, TwoStage) else ()
+        law = lambda row: sampler.law(row, x, opinions(x, row.time) * (1 + row.time), *kept)
+        return (jax.vmap(law)(sampler.rows)[..., :2] ** 2).sum()
+
+    @jax.jit
+    def slopes(inner):
+        shifts = 1e-6 * jnp.stack([jnp.eye(2), -jnp.eye(2)])
+        above, below = jax.lax.map(jax.vmap(loss), inner + shifts)
+        return jax.grad(loss)(inner), (above - below) / 2e-6
+
+    gradient, differences = slopes(jnp.array([0.7, 0.25]))
+    np.testing.assert_allclose(gradient, differences, rtol=1e-5)
+    assert (np.abs(gradient) > 1e-3).all()

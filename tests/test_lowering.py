@@ -66,14 +66,31 @@ def test_samplers_of_tokens_lower_for_accelerators(name):
     assert "callback" not in text
 
 
+@pytest.mark.parametrize("name", ["scaled", "tempered", "cached", "blocks"])
+def test_transforms_of_token_samplers_lower_for_accelerators(name):
+    d = js.discrete
+    make = {
+        "scaled": lambda sampler: d.scaled(sampler, jnp.linspace(0.8, 1, 4)),
+        "tempered": lambda sampler: d.tempered(sampler, jnp.linspace(0.8, 1, 4)),
+        "cached": d.cached,
+        "blocks": lambda sampler: d.blocks(sampler, 4, 2),
+    }[name]
+    draw = lambda times, x, key: js.sample(make(d.ancestral(MASKED, times)), logits, x, key)
+    text = lower(draw, UNIFORM, jnp.full((2, 4), 4), KEY)
+    assert "stablehlo.while" in text
+    assert "callback" not in text
+
+
 def test_gradients_of_token_laws_lower_for_accelerators():
+    """In times and in what LSD learns, a factor and a power a step."""
     x = jnp.full((2, 4), 4)
 
-    def loss(times):
-        sampler = js.discrete.remasking(MASKED, times)
-        return jnp.sum(jax.vmap(lambda row: sampler.law(row, x, logits(x, row.time)))(sampler.rows) ** 2)
+    def loss(times, factors, powers):
+        sampler = js.discrete.tempered(js.discrete.scaled(js.discrete.remasking(MASKED, times), factors), powers)
+        law = lambda row: sampler.law(row, x, logits(x, row.inner.time))
+        return jnp.sum(jax.vmap(law)(sampler.rows) ** 2)
 
-    assert "callback" not in lower(jax.value_and_grad(loss), UNIFORM)
+    assert "callback" not in lower(jax.value_and_grad(loss, (0, 1, 2)), UNIFORM, jnp.ones(4), jnp.ones(4))
 
 
 WIDE = 37  # a size that only the network's product has
