@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ import optax
 
 from experiments import config
 from jaxsamplers import checks
+from jaxsamplers.learn import Preempted
 from jaxsamplers.records import checkpoints, history
+from jaxsamplers.records.preemption import preemption
 from jaxsamplers.records.progress import progress
 
 if TYPE_CHECKING:
@@ -137,14 +140,15 @@ def fit(settings: Study, out: str | Path, build: Build, chunk: Chunk, numbers: S
 
     Raises:
         ValueError: ``out`` holds a run with other settings, or one that is further already.
-        CheckpointError: the last checkpoint cannot be read; nothing has been changed then.
+        CheckpointError: the last checkpoint cannot be read, or the next not be written; nothing is lost.
         FloatingPointError: numbers are no longer finite; the last good checkpoint is kept.
+        Preempted: SIGTERM came, and the run is saved.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     training = _go_on(settings, out, build)
     done, total = int(training.step), settings.train.steps
-    with progress("training", total, done) as advance:
+    with progress("training", total, done) as advance, preemption() as told:
         while done < total:
             training, line = chunk(training)
             shown = {name: float(line[name]) for name in numbers}
@@ -152,9 +156,12 @@ def fit(settings: Study, out: str | Path, build: Build, chunk: Chunk, numbers: S
                 raise FloatingPointError(_not_finite(shown, done, done + settings.train.chunk, out))
             done += settings.train.chunk
             history.append(out / "history.jsonl", {"step": done, **shown})
-            if done % settings.train.checkpoint == 0 or done == total:
+            leaving = told(done)
+            if leaving or done % settings.train.checkpoint == 0 or done == total:
                 checkpoints.save(out / "checkpoints", done, training)
             advance(done, **shown)
+            if leaving:
+                raise Preempted(f"told to leave (SIGTERM): the run is saved in {out} at step {done} of {total}", done)
     return training
 
 
@@ -173,7 +180,10 @@ def command(path: str, assignments: Sequence[str], out: str | None, run: Callabl
     directory = Path(out or Path("runs") / Path(path).stem)
     try:
         summary = run(config.override(config.load(path), assignments), directory)
-    except (ValueError, FileNotFoundError, FloatingPointError, checkpoints.CheckpointError) as error:
+    except Preempted as error:
+        print(f"{error}, where the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except (ValueError, OSError, FloatingPointError, checkpoints.CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

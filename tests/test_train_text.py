@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -49,6 +50,19 @@ def test_an_interrupted_run_learns_and_resumes_to_the_same_numbers(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             train_text.train(settings, tmp_path / "cut")
     assert checkpoints.steps(tmp_path / "cut" / "checkpoints") == [20, 40]
+
+    def leave(file, row):
+        append(file, row)
+        if row["step"] == 50:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "append", leave)
+        with pytest.raises(
+            js.learn.Preempted, match=r"told to leave \(SIGTERM\): the run is saved in .* at step 50 of 60"
+        ):
+            train_text.train(settings, tmp_path / "cut")
+    assert checkpoints.steps(tmp_path / "cut" / "checkpoints") == [40, 50]
     train_text.train(settings, tmp_path / "cut")
     one, other = (history.read(tmp_path / run / "history.jsonl") for run in ("straight", "cut"))
     assert one == other
