@@ -5,7 +5,8 @@
 **text** is ``js.discrete.text.characters(1)``, judged as ``python -m jaxsamplers compare --data text`` does.
 **countdown** is the task of ``experiments/countdown.py``, judged by its two error rates, the entropy of a token given
 the one before it, and the total variation of the pairs, which sees both. **trained text** and **trained countdown** are
-the same, asking networks that ``experiments.train_text`` has trained in ``runs/``.
+the same, asking networks that ``experiments.train_text`` has trained in ``runs/``. **trained digits** are images of 64
+tokens and the network of the package, judged by the distance to images held out, and by entropy.
 
 Each result is a line of ``results.jsonl``, and what is there already is not done again. Other samplers and networks,
 trained or learned, are compared by adding to ``EXTRA`` and ``PROBLEMS``. At the end
@@ -30,7 +31,7 @@ import numpy as np
 import jaxsamplers as js
 from experiments import config, tokens
 from experiments.countdown import SMOOTHING, countdown, violations
-from jaxsamplers import checks, plotting_tokens, token_comparison, token_quality
+from jaxsamplers import checks, datasets, metrics, plotting_tokens, token_comparison, token_quality
 from jaxsamplers.commands.tokens import PANELS
 from jaxsamplers.discrete.chain import MarkovChain, chain_posterior
 from jaxsamplers.records import history
@@ -43,6 +44,8 @@ COUNTDOWN = {
     "entropy": PANELS["entropy"].replace("character", "token"),
     "total_variation": PANELS["total_variation"],
 }
+
+DIGITS = {"distance": "energy distance to digits held out", "entropy": "entropy of all tokens together, bits"}
 
 Make = Callable[[js.discrete.Replacement, int, int], Any]
 EXTRA: dict[str, Make] = {  # name to (process, calls, length) -> sampler, or a sentence that says why there is none
@@ -60,13 +63,17 @@ class Problem:
     """A source of tokens, a network and what is measured.
 
     Attributes:
-        chain: the law.
+        vocab: how many tokens there are.
+        exact: what the law itself gives, ``(seed, count, length) -> tokens``.
+        own: the law's own numbers, ``length -> {name: number}``.
         model: the network, ``process -> (tokens, t) -> logits``.
         judge: tokens to numbers.
         panels: those that are drawn, with their names.
     """
 
-    chain: MarkovChain
+    vocab: int
+    exact: Callable[[int, int, int], np.ndarray]
+    own: Callable[[int], dict[str, float]]
     model: Callable[[js.discrete.Replacement], Any]
     judge: Callable[[np.ndarray], dict[str, float]]
     panels: dict[str, str]
@@ -82,13 +89,42 @@ def text_problem(settings: Settings) -> Problem:
     """English characters."""
     chain = js.discrete.text.characters(order=1)
     posterior = lambda process: chain_posterior(chain, process)
-    return Problem(chain, posterior, lambda x: token_quality.quality(chain, x), PANELS)
+    return Problem(*_law(chain), posterior, lambda x: token_quality.quality(chain, x), PANELS)
 
 
 def countdown_problem(settings: Settings) -> Problem:
     """Numbers that count down."""
     smooth = countdown(smoothing=SMOOTHING)
-    return Problem(countdown(), lambda process: chain_posterior(smooth, process), judge_countdown, COUNTDOWN)
+    return Problem(*_law(countdown()), lambda process: chain_posterior(smooth, process), judge_countdown, COUNTDOWN)
+
+
+def digits_problem(settings: Settings) -> Problem:
+    """Handwritten digits as tokens and the network of the package; judged by images it was not trained on.
+
+    Raises:
+        ValueError: another process than the network's.
+    """
+    if settings.process != "masked":
+        raise ValueError(f"process must be masked, for which the network of digits was trained, got {settings.process}")
+    data = datasets.digits()
+    unseen, known = jax.numpy.asarray(data.held_out), np.asarray(js.discrete.digits.encode(data.train))
+    distance = jax.jit(lambda x: metrics.energy_distance(js.discrete.digits.decode(x), unseen))
+    levels = js.discrete.digits.LEVELS
+
+    def judge(x: np.ndarray) -> dict[str, float]:
+        return {"distance": float(distance(x)), "entropy": float(tokens.entropy(jax.numpy.asarray(x), levels))}
+
+    def exact(seed: int, count: int, length: int) -> np.ndarray:
+        return known[np.random.default_rng(seed).permutation(len(known))[:count]]
+
+    network = lambda process: js.discrete.digits.network()
+    return Problem(levels, exact, lambda length: {}, network, judge, DIGITS)
+
+
+def _law(chain: MarkovChain) -> tuple[int, Callable[[int, int, int], np.ndarray], Callable[[int], dict[str, float]]]:
+    """Vocabulary, samples and numbers of a chain."""
+    draw = functools.partial(token_quality.draw, chain)
+    return chain.transition.shape[-1], draw, functools.partial(token_quality.expected, chain)
 
 
 def trained(path: str, exact: Callable[[Settings], Problem], settings: Settings) -> Problem:
@@ -109,6 +145,7 @@ def trained(path: str, exact: Callable[[Settings], Problem], settings: Settings)
 PROBLEMS: dict[str, Callable[[Settings], Problem]] = {
     "text": text_problem,
     "countdown": countdown_problem,
+    "trained digits": digits_problem,
     "trained text": functools.partial(trained, "configs/train_text_masked.py", text_problem),
     "trained countdown": functools.partial(trained, "configs/train_text_countdown.py", countdown_problem),
 }
@@ -155,8 +192,7 @@ def study(settings: Settings, out: Path) -> list[dict[str, Any]]:
     rows = []
     for problem, length in zip(settings.problems, settings.lengths, strict=True):
         ready = PROBLEMS[problem](settings)
-        vocab = ready.chain.transition.shape[-1]
-        process = (js.discrete.masked if settings.process == "masked" else js.discrete.uniform)(vocab)
+        process = (js.discrete.masked if settings.process == "masked" else js.discrete.uniform)(ready.vocab)
         for name in ("exact samples", *settings.samplers):
             for budget in (0,) if name == "exact samples" else settings.calls:
                 row: dict[str, Any] = {"problem": problem, "process": settings.process, "sampler": name}
@@ -176,7 +212,7 @@ def measure(
 ) -> dict[str, Any]:
     """The numbers of one sampler, or of exact samples, in at most so many calls."""
     if name == "exact samples":
-        return {"calls": 0, **ready.judge(token_quality.draw(ready.chain, settings.seed, settings.count, length))}
+        return {"calls": 0, **ready.judge(ready.exact(settings.seed, settings.count, length))}
     make = EXTRA.get(name, lambda process, calls, length: token_comparison.within(name, process, calls, length))
     try:
         sampler = make(process, budget, length)
@@ -222,7 +258,7 @@ def draw(rows: Sequence[dict[str, Any]], problem: str, ready: Problem, path: Pat
         if row["budget"]:
             curves.setdefault(row["sampler"], []).append(row)
     floor = next(row for row in mine if not row["budget"])
-    own = token_quality.expected(ready.chain, floor["length"])
+    own = ready.own(floor["length"])
     families = {n: token_comparison.registry[n.split(",")[0]].__module__ for n in curves if n.split(",")[0] in SAMPLERS}
     plotting_tokens.draw(
         curves, path, panels=panels, true={key: own[key] for key in own if key in panels},

@@ -134,6 +134,21 @@ def test_the_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert "unknown samplers 'ancestrl': did you mean ancestral" in capsys.readouterr().err
 
 
+def test_digits_are_judged_by_others():
+    """Images are nearer to images than the same pixels in any order, which have the same entropy."""
+    settings = token_study.Settings(problems=("trained digits",), lengths=(64,))
+    problem = token_study.PROBLEMS["trained digits"](settings)
+    images = np.asarray(problem.exact(0, 64, 64))
+    assert images.shape == (64, 64)
+    assert (images < problem.vocab).all()
+    mixed = problem.judge(np.random.default_rng(0).permuted(images, axis=1))
+    real = problem.judge(images)
+    assert mixed["distance"] > 5 * real["distance"] > 0
+    assert mixed["entropy"] == pytest.approx(real["entropy"])
+    with pytest.raises(ValueError, match="process must be masked"):
+        token_study.PROBLEMS["trained digits"](token_study.Settings(process="uniform"))
+
+
 def test_sample_writes_lines_and_their_numbers(tmp_path, capsys):
     out, lines = tmp_path / "lines.txt", []
     command = ["sample", "--data", "text", "--count", "4", "--length", "12", "--order", "1", "--steps", "3"]
