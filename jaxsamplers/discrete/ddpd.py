@@ -29,6 +29,7 @@ from jaxsamplers.core import Model, SolverState, fold_in, new_state, take_rows
 from jaxsamplers.denoisers import as_pytree
 from jaxsamplers.discrete.categorical import categorical
 from jaxsamplers.discrete.denoisers import from_bayes
+from jaxsamplers.discrete.first_hitting import Rows
 from jaxsamplers.discrete.processes import Replacement
 from jaxsamplers.discrete.randomness import BLOCK, ORDER, ROUTE, TOKEN, bits
 from jaxsamplers.discrete.table import needed, tokens
@@ -77,18 +78,6 @@ def planned_from(process: Replacement, model: Callable[..., Any]) -> Partial:
     """
     _looks_like_data(process, "planned_from")
     return Partial(_from_one, process, as_pytree(model))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """One row per event.
-
-    Attributes:
-        event: its number.
-    """
-
-    event: Int[Array, " n"]
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["rows", "process", "active"], meta_fields=[])
