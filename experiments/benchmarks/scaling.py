@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.scaling
     python -m experiments.benchmarks.scaling --devices 1 2 4 8 --processes 1 2 4 --json scaling.json
 
-The same work, a batch of one size, is spread over 1 to 8 devices that XLA makes of one host, each with one thread, and
-over 1 to 4 processes with one device each, which meet through tpu_scripts/local_pod.sh and talk by gloo. All share this
-machine's cores, so the ideal is as many times as fast as there are devices *or cores*, whichever are fewer, and
-beyond that as fast as ever: what is lost is what dividing costs. It says nothing of accelerators, whose devices have
-their own arithmetic and links (experiments/scaling.md estimates those).
+The same work, a batch of one size, is spread over 1 to 8 devices that XLA makes of one host, and over 1 to 4 processes
+with one device each, which meet through tpu_scripts/local_pod.sh and talk by gloo. Each device is given one core, and
+where they are more than this machine has, they share. So the ideal is as many times as fast as there are devices or
+cores, whichever are fewer: what is missing to it is what dividing costs. It says nothing of accelerators, whose
+devices have arithmetic and links of their own (experiments/scaling.md estimates those).
 
     sample    20 rows of DPM-Solver++(2M), with a network of a few operations a number: nothing is sent
     learn     gradient steps of ``js.learn.fit``: 8 calls of DPM-Solver++(2M) and a perceptron; a few scalars are summed
@@ -60,8 +60,8 @@ class Settings:
     values: int = 2**20
     rows: int = 20
     batch: int = 1024
-    width: int = 128
-    steps: int = 20
+    width: int = 256
+    steps: int = 5
     rounds: int = 7
     starts: int = 1
 
@@ -115,6 +115,14 @@ def learn(settings: Settings, mesh: Any) -> list[float]:
     return list(map(float, np.diff(clock)))
 
 
+def keep_to_cores() -> None:
+    """As many as there are devices in this process, other ones in each: a single device would otherwise use all."""
+    devices, process = (int(os.environ.get(name, 0)) for name in ("JAX_NUM_CPU_DEVICES", "JAX_PROCESS_ID"))
+    if devices and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[(process * devices + i) % len(cores)] for i in range(devices)})
+
+
 def on_devices(settings: Settings, count: int) -> dict[str, list[float]]:
     """In one process."""
     return start([sys.executable], settings, {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(count)})
@@ -127,15 +135,14 @@ def on_processes(settings: Settings, count: int) -> dict[str, list[float]]:
 
 
 def start(command: list[str], settings: Settings, environment: dict[str, str]) -> dict[str, list[float]]:
-    """This module in a process of its own, or several; one thread a device, so that one device is one core's."""
+    """This module in a process of its own, or several."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "seconds.json"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
         changed = [f"{name}={value}" for name, value in config.to_json(settings).items()]
         ran = subprocess.run(
             [*command, "-m", "experiments.benchmarks.scaling", "--worker", str(out), "--set", *changed],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags, **environment},
+            env=os.environ | environment,
             capture_output=True,
             text=True,
         )
@@ -195,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = config.override(Settings(), given.set)
         if given.worker is not None:
+            keep_to_cores()
             js.distributed.start()
             seconds = work(settings)
             if js.distributed.is_main():
