@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from jaxsamplers import checks
+from jaxsamplers import checks, distributed
 from jaxsamplers.commands import data, export
 from jaxsamplers.commands.names import names
 from jaxsamplers.commands.picture import picture
@@ -23,17 +24,22 @@ PACKAGES = {"sklearn": "scikit-learn"}  # where the name to install is not the n
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, or 2 after one sentence on standard error (130 when interrupted)."""
+    """Run one command.
+
+    The exit status is 0, or 2 after one sentence on standard error (130 when interrupted, 143 when told to leave).
+    """
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         options.command(options)
     except ModuleNotFoundError as error:
         package = PACKAGES.get(error.name or "", error.name)
         return _complain(f"this command needs {package}, which is not installed: {EXTRA}")
+    except distributed.Preempted as error:
+        return _complain(str(error), status=128 + signal.SIGTERM)
     except (ValueError, OSError, RuntimeError) as error:
         return _complain(" ".join(str(error).strip().split("\n\n")[0].split()))
-    except KeyboardInterrupt:
-        return _complain("interrupted, nothing was written", status=130)
+    except KeyboardInterrupt as error:
+        return _complain(str(error) or "interrupted, nothing was written", status=130)
     return 0
 
 
@@ -73,7 +79,8 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     draw.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the solver: order=3")
     draw.add_argument("--steps", type=int, default=20, help="default: %(default)s")
     draw.add_argument("--count", type=int, help=f"how many digits or lines ({data.usual('count')})")
-    draw.add_argument("--out", type=Path, help=data.usual("out"))
+    draw.add_argument("--out", type=Path, help=f"a name without an ending is a folder of files ({data.usual('out')})")
+    draw.add_argument("--shard", type=int, metavar="N", help="samples a file of a folder, and at a time (default: 500)")
     draw.add_argument(
         "--trajectory",
         type=Path,

@@ -39,6 +39,18 @@ if TYPE_CHECKING:
 ADDRESS, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
+class Preempted(RuntimeError):
+    """The machine is about to be taken away: what is done is kept, and the same call goes on.
+
+    Attributes:
+        step: how far it came: of the checkpoint, or samples that are written.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 def start(
     address: str | None = None, processes: int | None = None, process: int | None = None, *, timeout: float = 300.0
 ) -> None:

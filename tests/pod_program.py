@@ -16,7 +16,6 @@ from jaxsamplers import distributed, problems
 from jaxsamplers.records import checkpoints
 from tests import pod_parallel
 
-loop = sys.modules["jaxsamplers.learn.fit"]  # the module, whose name is its function's too
 loop = sys.modules["jaxsamplers.learn.fit"]  # the module: its name is its function's, too
 COUNT, STEPS = 24, 4
 LONG = 400  # steps that are not all done
@@ -33,7 +32,7 @@ def program():
 
 def draw(keys):
     process, model, sampler = program()
-    return js.sample(sampler, model, process.prior(keys, (COUNT, 2)), keys)
+    return js.sample(sampler, model, process.prior(keys, (len(keys), 2)), keys)
 
 
 def sample(out: Path) -> None:
@@ -57,6 +56,17 @@ def everything(out: Path) -> None:
     if distributed.is_main():
         np.savez(out.with_name("more.npz"), *jax.tree.leaves(found))
     terminated(out)
+
+
+def shards(out: Path) -> None:
+    """Samples in six files, of which the last process writes one and is gone."""
+    last = jax.process_index() == jax.process_count() - 1
+
+    def report(done, total):
+        if last and done < total:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    js.shards.write(draw, COUNT, out, key=jax.random.key(7), size=4, report=report)
 
 
 def line(sharding=None, out: Path | None = None, steps: int = 6, checkpoint: int = 1):
@@ -139,4 +149,5 @@ def fit(out: Path) -> None:
 
 if __name__ == "__main__":
     distributed.start(timeout=60)
-    {"sample": sample, "everything": everything, "fit": fit, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
+    programs = {"sample": sample, "everything": everything, "shards": shards, "fit": fit, "killed": killed}
+    programs[sys.argv[1]](Path(sys.argv[2]))

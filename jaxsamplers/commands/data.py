@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxsamplers import checks
+from jaxsamplers import checks, distributed
 from jaxsamplers.commands import compare as gaussian_compare
 from jaxsamplers.commands import sample as gaussian_sample
 from jaxsamplers.commands import tokens
+from jaxsamplers.commands.shards import is_folder
 
 Command = tuple[Callable[[argparse.Namespace], None], dict[str, Any]]
 
@@ -47,6 +48,12 @@ COMPARED: dict[str | None, Command] = {
 def sample(options: argparse.Namespace) -> None:
     """``sample`` for the data that was asked for."""
     checks.one_of("data", options.data, SAMPLED)
+    if options.out is not None and is_folder(options.out):
+        distributed.start()
+    elif options.shard is not None:
+        raise ValueError(
+            f"--shard is for --out FOLDER, a name without an ending, got --out {options.out or ''}".rstrip()
+        )
     _run(SAMPLED, options)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from jaxsamplers import checks, processes, solvers
 from jaxsamplers.commands.files import check_pictures, complete, need
 from jaxsamplers.commands.options import build, solver_options, times_of
+from jaxsamplers.commands.shards import drawn, is_folder, write_shards
 from jaxsamplers.core import network_calls, run
 
 
@@ -21,6 +22,8 @@ def sample(options: argparse.Namespace) -> None:
     name, times = times_of(options, process, options.steps)
     solver = checks.look_up("solver", options.solver, solvers.registry)
     sampler = build(solver, process, times, solver_options(solver, options.option))
+    if is_folder(options.out):
+        return _write(options, process, sampler, name, times)
     pictures = [path for path in (options.out, options.trajectory) if path]
     check_pictures(*pictures)
     need("matplotlib", "sklearn")
@@ -61,6 +64,17 @@ def sample(options: argparse.Namespace) -> None:
     print(f"nearest training image   {copied:.2f} (mean Euclidean distance; held-out digits: {usual:.2f})")
     for written in pictures:
         print(f"wrote                    {written}")
+
+
+def _write(options: argparse.Namespace, process: Any, sampler: Any, schedule: str, times: Any) -> None:
+    """Digits in files, ``[n, 8, 8, 1]``."""
+    need("sklearn")
+
+    from jaxsamplers import problems
+
+    problem = problems.digits()
+    draw = drawn(sampler, problem.denoiser(process), process, problem.shape, t=times[0])
+    write_shards(options, sampler, draw, schedule, times)
 
 
 def _draw_trajectory(process: Any, sampler: Any, times: Any, visited: Sequence[Any], path: Path) -> None:

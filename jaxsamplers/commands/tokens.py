@@ -10,6 +10,7 @@ from typing import Any
 from jaxsamplers import checks, discrete, solvers
 from jaxsamplers.commands.files import check_folder, check_pictures, complete, need
 from jaxsamplers.commands.options import solver_options, times_of
+from jaxsamplers.commands.shards import drawn, is_folder, write_shards
 from jaxsamplers.core import network_calls, sample
 
 PROCESSES = ("masked", "uniform", "marginal")
@@ -27,17 +28,20 @@ def sample_text(options: argparse.Namespace) -> None:
 
     checks.integer("--order", options.order, low=1, high=3)
     checks.integer("--length", options.length, low=options.order + 1)
-    check_folder(options.out)
+    if not is_folder(options.out):
+        check_folder(options.out)
     chain = discrete.text.characters(options.order)
     process = _process(options.process, chain)
     model = discrete.chain.chain_posterior(chain, process)
-    drawn = _draw(options, process, model, options.length)
-    lines = [discrete.text.decode(line) for line in drawn]
+    if is_folder(options.out):
+        return _write(options, process, model, options.length)
+    written = _draw(options, process, model, options.length)
+    lines = [discrete.text.decode(line) for line in written]
     with complete(options.out) as drafts:
         drafts[0].write_text("\n".join(lines) + "\n")
-    clean = drawn[(drawn < process.vocab).all(axis=1)]
-    if len(clean) < len(drawn):
-        print(f"lines with masks left    {len(drawn) - len(clean)} of {len(drawn)}, not in the numbers below")
+    clean = written[(written < process.vocab).all(axis=1)]
+    if len(clean) < len(written):
+        print(f"lines with masks left    {len(written) - len(clean)} of {len(written)}, not in the numbers below")
     if len(clean):
         own = token_quality.expected(chain, options.length)
         floor = token_quality.floor(chain, options.seed, len(clean), options.length)
@@ -54,6 +58,9 @@ def sample_digits(options: argparse.Namespace) -> None:
         raise ValueError(
             f"the network of digits as tokens was trained on masks: --process masked, got {options.process}"
         )
+    process = discrete.digits.process()
+    if is_folder(options.out):
+        return _write(options, process, discrete.digits.network(), discrete.digits.SIDE**2)
     check_pictures(options.out)
     need("matplotlib", "sklearn")
 
@@ -62,9 +69,8 @@ def sample_digits(options: argparse.Namespace) -> None:
 
     from jaxsamplers import datasets, metrics, plotting
 
-    process = discrete.digits.process()
-    drawn = _draw(options, process, discrete.digits.network(), discrete.digits.SIDE**2)
-    images = discrete.digits.decode(jnp.asarray(drawn))
+    codes = _draw(options, process, discrete.digits.network(), discrete.digits.SIDE**2)
+    images = discrete.digits.decode(jnp.asarray(codes))
     with complete(options.out) as drafts:
         plotting.sheet(images, drafts[0], title=f"{options.solver}, {options.steps} steps")
     data = datasets.digits()
@@ -148,6 +154,34 @@ def compare_text(options: argparse.Namespace) -> None:
 
 def _draw(options: argparse.Namespace, process: discrete.Replacement, model: Any, length: int) -> Any:
     """Tokens, after what they cost has been printed."""
+    sampler, model, name, times = _sampler(options, process, model, length)
+
+    import jax
+    import numpy as np
+
+    noise, start = jax.random.split(jax.random.key(options.seed))
+    x = process.prior(start, (options.count, length))
+    began = time.perf_counter()
+    compiled = jax.jit(sample).lower(sampler, model, x, noise).compile()
+    built = time.perf_counter()
+    tokens = np.asarray(jax.block_until_ready(compiled(sampler, model, x, noise)))
+    ended = time.perf_counter()
+    print(f"solver                   {options.solver} {' '.join(options.option)}".rstrip())
+    print(f"schedule                 {name}, {len(times) - 1} steps from t = {times[0]:.4g} to {times[-1]:.4g}")
+    print(f"process                  {options.process}")
+    print(f"network calls            {network_calls(sampler)}")
+    print(f"seconds                  {ended - built:.3f} to sample, {built - began:.2f} to compile")
+    return tokens
+
+
+def _write(options: argparse.Namespace, process: discrete.Replacement, model: Any, length: int) -> None:
+    """Tokens in files, ``[n, length]``."""
+    sampler, model, name, times = _sampler(options, process, model, length)
+    write_shards(options, sampler, drawn(sampler, model, process, (length,)), name, times)
+
+
+def _sampler(options: argparse.Namespace, process: discrete.Replacement, model: Any, length: int) -> Any:
+    """The sampler, the model as it wants it, the schedule's name and times."""
     from jaxsamplers import token_comparison
 
     checks.integer("--count", options.count, low=1)
@@ -162,24 +196,7 @@ def _draw(options: argparse.Namespace, process: discrete.Replacement, model: Any
             f"schedule {options.schedule} is made of noise levels, which tokens have not: uniform"
         ) from error
     sampler = token_comparison.build(options.solver, process, times, length, solver_options(solver, options.option))
-
-    import jax
-    import numpy as np
-
-    noise, start = jax.random.split(jax.random.key(options.seed))
-    x = process.prior(start, (options.count, length))
-    asked = token_comparison.model_for(options.solver, process, model)
-    began = time.perf_counter()
-    compiled = jax.jit(sample).lower(sampler, asked, x, noise).compile()
-    built = time.perf_counter()
-    tokens = np.asarray(jax.block_until_ready(compiled(sampler, asked, x, noise)))
-    ended = time.perf_counter()
-    print(f"solver                   {options.solver} {' '.join(options.option)}".rstrip())
-    print(f"schedule                 {name}, {len(times) - 1} steps from t = {times[0]:.4g} to {times[-1]:.4g}")
-    print(f"process                  {options.process}")
-    print(f"network calls            {network_calls(sampler)}")
-    print(f"seconds                  {ended - built:.3f} to sample, {built - began:.2f} to compile")
-    return tokens
+    return sampler, token_comparison.model_for(options.solver, process, model), name, times
 
 
 def _known(name: str) -> Any:

@@ -8,6 +8,7 @@ result     = js.learn.fit(js.learn.endpoint(build, model), parameters, optimizer
 js.recipes.save("unipc8.json", build(result.parameters))
 """
 
+from jaxsamplers.distributed import Preempted
 from jaxsamplers.learn.align_your_steps import align_your_steps, subdivide
 from jaxsamplers.learn.amed import Amed, AmedSampler, Answer, amed, amed_loss, entries, statistics
 from jaxsamplers.learn.bespoke import Bespoke, bespoke, bespoke_loss, scale_time
@@ -27,7 +28,7 @@ from jaxsamplers.learn.families import (
     only,
     s4s,
 )
-from jaxsamplers.learn.fit import NotFinite, Plateau, Preempted, Result, fit
+from jaxsamplers.learn.fit import NotFinite, Plateau, Result, fit
 from jaxsamplers.learn.jump_your_steps import break_gain, jump_your_counts, jump_your_steps
 from jaxsamplers.learn.klub import Klub, klub, klub_gaussian, klub_intervals, klub_objective
 from jaxsamplers.learn.ld3 import LD3, ld3, ld3_optimizer

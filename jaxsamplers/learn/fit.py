@@ -53,18 +53,6 @@ class NotFinite(FloatingPointError):
         self.parameters = parameters
 
 
-class Preempted(RuntimeError):
-    """The machine is about to be taken away: the run is saved, and goes on when it is called again.
-
-    Attributes:
-        step: of the checkpoint.
-    """
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
-
-
 class Result(NamedTuple):
     """What came of it.
 
@@ -232,7 +220,7 @@ def fit(
             advance(done, **numbers)
             if told(done):
                 log.save(state)
-                raise Preempted(_leaving(done, steps, out), done)
+                raise distributed.Preempted(_leaving(done, steps, out), done)
     stopped = "patience" if int(state.step) < steps else "steps"
     best, last = distributed.local((state.best, state.parameters))
     return Result(best, float(state.value), last, rows, stopped)

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import jax
-from orbax.checkpoint import multihost
 
 Told = Callable[[int], bool]
 
@@ -36,6 +35,8 @@ def preemption() -> Iterator[Told]:
 
 
 def _agreed() -> Told:
+    from orbax.checkpoint import multihost
+
     asked = 0
 
     def told(step: int) -> bool:
