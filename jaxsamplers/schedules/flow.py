@@ -75,6 +75,9 @@ def resolution_factor(
         small: tokens and ``mu`` of one image size, Flux's ``base_image_seq_len`` and ``base_shift`` by default.
         large: of another.
 
+    Raises:
+        ValueError: two sizes that are one.
+
     Source: Black Forest Labs 2024, Flux, ``get_lin_function`` in its sampling code; there is no paper.
     """
     checks.integer("tokens", tokens, low=1)

@@ -52,6 +52,9 @@ def leading(
 ) -> Times:
     """Table entries ``(N - 1 - k) floor(T / N) + offset`` and the end, which start below the top of the table.
 
+    Raises:
+        ValueError: an offset beyond the table.
+
     Source: diffusers' ``timestep_spacing="leading"`` with ``steps_offset``, which Stable Diffusion sets to 1.
     """
     _limited(steps, table_steps)
