@@ -156,7 +156,7 @@ class Empirical:
         def chunk(carry: Carry, part: tuple[Array, Array]) -> tuple[Carry, None]:
             top, mass, mean = carry
             points, log_weights = part
-            points = _centre_points(points, origin, x).astype(x.dtype)
+            points, log_weights = _centre_points(points, origin, x).astype(x.dtype), log_weights.astype(x.dtype)
             dot = jnp.matmul(flat, points.T, precision=HIGHEST)
             logits = log_weights + self._log_likelihood(alpha * dot, alpha**2 * jnp.sum(points**2, axis=1), flat, total)
             # a constant for derivatives, which do not depend on it: that of a maximum is NaN where XLA rounds twice

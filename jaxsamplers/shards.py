@@ -16,6 +16,7 @@ import contextlib
 import functools
 import json
 import math
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ def write(
     asked = _drawn.eval_shape(task, key, 0, here, sharding)
     spans = _spans(count, size)
     _begin(out, count, size, {"key": _words(key), "samples": _shapes(asked), **(about or {})})
-    todo = _share([number for number, span in enumerate(spans) if not _complete(_file(out, number), span)], len(spans))
+    todo = _share(_missing(out, spans), len(spans))
     from jaxsamplers.records.preemption import preemption
 
     drawn = {number: stop - first for number, (first, stop) in enumerate(spans)}
@@ -101,7 +102,7 @@ def read(out: str | Path) -> Samples:
     """All samples in order, in memory.
 
     Raises:
-        ValueError: there are none, or some are missing, in a sentence that says which.
+        ValueError: there are none, or some are missing or damaged, in a sentence that says which.
     """
     parts = list(each(out))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -151,13 +152,23 @@ def _file(out: Path, number: int) -> Path:
     return out / f"shard-{number:05d}.npz"
 
 
-def _complete(path: Path, span: tuple[int, int]) -> bool:
-    """Whether a file is there, whole, and of these samples. One that cannot be opened is drawn again."""
+def _complete(path: Path, span: tuple[int, int], *, whole: bool = False) -> bool:
+    """Whether a file is there and has these samples; ``whole`` also reads it all, against its check sums."""
     try:
         with path.open("rb") as opened, np.load(opened) as file:
-            return bool(tuple(file[SPAN]) == span)
+            return tuple(file[SPAN]) == span and not (whole and file.zip.testzip())
     except (FileNotFoundError, zipfile.BadZipFile, EOFError, KeyError, ValueError):
         return False
+
+
+def _missing(out: Path, spans: list[tuple[int, int]]) -> list[int]:
+    """Files that are to be drawn, with a warning of those that are there and cannot be used."""
+    numbers = [number for number, span in enumerate(spans) if not _complete(_file(out, number), span, whole=True)]
+    there = [_file(out, number).name for number in numbers if _file(out, number).exists()]
+    if there and distributed.is_main():
+        text = f"{', '.join(there)} in {out}: cut off, damaged or of fewer samples, and drawn again"
+        warnings.warn(text, stacklevel=3)
+    return numbers
 
 
 def _share(numbers: list[int], count: int) -> list[int]:
@@ -181,8 +192,11 @@ def _write(path: Path, samples: Samples, span: tuple[int, int]) -> None:
 
 
 def _load(path: Path) -> Samples:
-    with path.open("rb") as opened, np.load(opened) as file:
-        found = {name: file[name] for name in file.files if name != SPAN}
+    try:
+        with path.open("rb") as opened, np.load(opened) as file:
+            found = {name: file[name] for name in file.files if name != SPAN}
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): the call that began it draws it again when repeated") from error
     return found[ONLY] if set(found) == {ONLY} else found
 
 

@@ -107,3 +107,10 @@ def test_empirical_without_bandwidth_returns_the_data():
 def test_bad_problems_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_float32_samples_in_a_float64_program(x64):
+    process = js.processes.vp_linear()
+    points = np.random.default_rng(0).normal(size=(5, 2))
+    model = js.analytic.empirical(process, points, 0.1)
+    assert model(jnp.ones((3, 2), jnp.float32), 0.5).dtype == jnp.float32

@@ -41,7 +41,8 @@ def test_files_on_eight_devices_hold_the_samples_of_one(whole, tmp_path):
     ]
     same(shards.read(tmp_path), whole[:-2])
     times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*.npz"))]
-    write(COUNT, tmp_path)  # two more: the last file is drawn again, and no other
+    with pytest.warns(match=r"shard-00005\.npz in .* of fewer samples"):  # two more, and no other file is drawn again
+        write(COUNT, tmp_path)
     same(shards.read(tmp_path), whole)
     again = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*.npz"))]
     assert again[:-1] == times[:-1]
@@ -100,7 +101,17 @@ def test_a_file_that_is_cut_off_is_drawn_again(whole, tmp_path):
     (tmp_path / "shard-00004.npz").write_bytes(b"")
     with pytest.raises(ValueError, match="samples 4 to 7, 16 to 19 are missing in"):
         shards.each(tmp_path)
-    write(COUNT, tmp_path)
+    with pytest.warns(match=r"shard-00001\.npz, shard-00004\.npz in .*: cut off"):
+        write(COUNT, tmp_path)
+    same(shards.read(tmp_path), whole)
+    path = tmp_path / "shard-00002.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 255  # among the samples
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"shard-00002\.npz is damaged"):
+        shards.read(tmp_path)
+    with pytest.warns(match=r"shard-00002\.npz in"):
+        write(COUNT, tmp_path)
     same(shards.read(tmp_path), whole)
 
 

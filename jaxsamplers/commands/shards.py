@@ -39,7 +39,7 @@ def write_shards(options: argparse.Namespace, sampler: Sampler, draw: Draw, sche
     import jax
 
     about = {name: getattr(options, name) for name in ("data", "solver", "option", "process", "length", "order")}
-    about |= {"schedule": schedule, "times": [float(time) for time in times], "calls": network_calls(sampler)}
+    about |= {"schedule": schedule, "times": [float(f"{time:.5g}") for time in times], "calls": network_calls(sampler)}
     about |= {"seed": options.seed}
     key = jax.random.key(options.seed)
     size = SIZE if options.shard is None else options.shard
