@@ -48,13 +48,35 @@ COUNTDOWN = {
 DIGITS = {"distance": "energy distance to digits held out", "entropy": "entropy of all tokens together, bits"}
 
 Make = Callable[[js.discrete.Replacement, int, int], Any]
-EXTRA: dict[str, Make] = {  # name to (process, calls, length) -> sampler, or a sentence that says why there is none
-    "ordered, confidence": lambda process, calls, length: js.discrete.ordered(
-        process, js.schedules.uniform(process, calls), order="confidence"
-    ),
-    "ordered, left to right": lambda process, calls, length: js.discrete.ordered(
-        process, js.schedules.uniform(process, calls), order="left_to_right"
-    ),
+
+
+def in_order(order: str) -> Make:
+    """``ordered`` with another order than at random."""
+    return lambda process, calls, length: js.discrete.ordered(
+        process, js.schedules.uniform(process, calls), order=order
+    )
+
+
+def four_blocks(process: js.discrete.Replacement, calls: int, length: int) -> Any:
+    """Ancestral steps, a quarter of them for each quarter of the sequence, from left to right."""
+    steps = js.schedules.uniform(process, calls // 4)
+    return js.discrete.blocks(js.discrete.ancestral(process, steps), length, -(-length // 4))
+
+
+def repaired(process: js.discrete.Replacement, calls: int, length: int) -> Any:
+    """Ancestral steps in half of the calls, and as many of Glauber dynamics, one position each."""
+    first = js.discrete.ancestral(process, js.schedules.uniform(process, calls - calls // 2))
+    one = float(process.time(np.log1p(-1 / length)))
+    return first, js.discrete.glauber(process, calls // 2, time=one)
+
+
+EXTRA: dict[str, Make] = {  # name to (process, calls, length) -> sampler, samplers in turn, or why there is none
+    "ordered, confidence": in_order("confidence"),
+    "ordered, margin": in_order("margin"),
+    "ordered, entropy": in_order("entropy"),
+    "ordered, left to right": in_order("left_to_right"),
+    "ancestral, four blocks": four_blocks,
+    "ancestral, then glauber": repaired,
 }
 
 
@@ -127,16 +149,16 @@ def _law(chain: MarkovChain) -> tuple[int, Callable[[int, int, int], np.ndarray]
     return chain.transition.shape[-1], draw, functools.partial(token_quality.expected, chain)
 
 
-def trained(path: str, exact: Callable[[Settings], Problem], settings: Settings) -> Problem:
-    """A problem with the network that ``experiments.train_text`` has trained by the settings file ``path``.
+def trained(paths: dict[str, str], exact: Callable[[Settings], Problem], settings: Settings) -> Problem:
+    """A problem with the network that ``experiments.train_text`` has trained, by the settings file of the process.
 
     Raises:
         CheckpointError: it has not.
-        ValueError: the network was trained for another process or length.
+        ValueError: there are none for this process, or for another length.
     """
+    checks.one_of("process", settings.process, paths)
+    path = paths[settings.process]
     study, network = tokens.load(path)
-    if study.process != settings.process:
-        raise ValueError(f"process must be {study.process}, for which {path} trains, got {settings.process}")
     if study.length not in settings.lengths:
         raise ValueError(f"lengths must have {study.length}, for which {path} trains, got {settings.lengths}")
     return dataclasses.replace(exact(settings), model=lambda process: network)
@@ -146,8 +168,10 @@ PROBLEMS: dict[str, Callable[[Settings], Problem]] = {
     "text": text_problem,
     "countdown": countdown_problem,
     "trained digits": digits_problem,
-    "trained text": functools.partial(trained, "configs/train_text_masked.py", text_problem),
-    "trained countdown": functools.partial(trained, "configs/train_text_countdown.py", countdown_problem),
+    "trained text": functools.partial(
+        trained, {"masked": "configs/train_text_masked.py", "uniform": "configs/train_text_uniform.py"}, text_problem
+    ),
+    "trained countdown": functools.partial(trained, {"masked": "configs/train_text_countdown.py"}, countdown_problem),
 }
 SAMPLERS = tuple(name for name in token_comparison.registry if name not in token_comparison.TWINS)
 
@@ -220,14 +244,24 @@ def measure(
         sampler = str(error)
     if isinstance(sampler, str):
         return {"refused": " ".join(sampler.split())}
+    parts = sampler if isinstance(sampler, tuple) else (sampler,)
     key, start = jax.random.split(jax.random.key(settings.seed))
-    x, calls = process.prior(start, (settings.count, length)), js.network_calls(sampler)
+    x, calls = process.prior(start, (settings.count, length)), sum(map(js.network_calls, parts))
     model = token_comparison.model_for(name, process, ready.model(process))
-    full = token_comparison.padded(sampler, max(budget, *settings.calls))
-    tokens = np.asarray(token_comparison.run_first(full, calls, model, x, key))
+    if len(parts) > 1:
+        tokens = np.asarray(_in_turn(parts, model, x, key))
+    else:
+        full = token_comparison.padded(sampler, max(budget, *settings.calls))
+        tokens = np.asarray(token_comparison.run_first(full, calls, model, x, key))
     if (tokens >= process.vocab).any():
         return {"refused": "leaves masks"}
     return {"calls": calls, **ready.judge(tokens)}
+
+
+@jax.jit
+def _in_turn(parts: tuple[js.Sampler, ...], model: js.Model, x: Any, key: Any) -> Any:
+    """Samplers one after another, each from what the one before it returned."""
+    return js.stitch([(part, model) for part in parts], x, key)
 
 
 def markdown(rows: Sequence[dict[str, Any]], panels: dict[str, dict[str, str]]) -> str:

@@ -116,13 +116,16 @@ def test_numbers_of_calls():
 
 
 def test_the_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    chosen = ["problems=('countdown',)", "lengths=(4,)", "samplers=('ancestral', 'glauber')", "calls=(2,)", "count=8"]
+    names = "samplers=('ancestral', 'glauber', 'ancestral, then glauber', 'ancestral, four blocks')"
+    chosen = ["problems=('countdown',)", "lengths=(4,)", names, "calls=(4,)", "count=8"]
     command = ["--config", CONFIG, "--set", *chosen, "--out", str(tmp_path)]
     assert token_study.main(command) == 0
-    exact, sampled, refused = json.loads((tmp_path / "tokens.json").read_text())["results"]
+    exact, sampled, refused, repaired, in_blocks = json.loads((tmp_path / "tokens.json").read_text())["results"]
     assert (exact["violations"], exact["check_err"]) == (0, 0)
-    assert sampled["calls"] == 2
+    assert sampled["calls"] == repaired["calls"] == in_blocks["calls"] == 4
     assert 0 < sampled["violations"] < 1
+    assert repaired["violations"] < 1
+    assert in_blocks["violations"] < 0.1  # one token a call
     assert "glauber repairs" in refused["refused"]
     assert (tmp_path / "tokens-countdown.png").read_bytes().startswith(b"\x89PNG")
     before = (tmp_path / "tokens.json").read_text()
