@@ -141,6 +141,33 @@ def test_create_gives_up(cloud):
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        "PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied (or it may not exist)",
+        "You do not currently have an active account selected.",
+    ],
+)
+@pytest.mark.parametrize("script", ["create", "delete"])
+def test_who_is_not_allowed_is_told_at_once(cloud, script, error):
+    cloud.put("fail-describe", error)
+    said = cloud.run(script, status=2)
+    assert error in said
+    assert "error: gcloud refuses, as said above" in said
+    assert len(cloud.calls()) == 1
+    assert not cloud.get("sleeps")
+
+
+@pytest.mark.parametrize("script", ["create", "delete"])
+def test_without_gcloud(cloud, tmp_path, script):
+    """Not the same as without a TPU."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "env", "dirname", "basename", "sed"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    assert "error: there is no gcloud here" in cloud.run(script, status=2, PATH=str(tools))
+
+
+@pytest.mark.parametrize(
     ("error", "sentence"),
     [
         ("RESOURCE_EXHAUSTED: Quota limit 'TPUS' has been exceeded. Limit: 0", "the project has no quota for this"),
@@ -210,6 +237,26 @@ def test_setup_of_every_host_once(cloud, tmp_path):
     assert "[1] ERROR: Connection timed out" in said
 
 
+def test_setup_mounts_the_bucket(cloud, tmp_path):
+    """Where directories can be renamed, which is what makes a checkpoint complete; by a stand-in for gcsfuse."""
+    cloud.run("create")
+    tools, shared = tmp_path / "tools", tmp_path / "shared"
+    tools.mkdir()
+    programs = {
+        "gcsfuse": 'echo "gcsfuse $*" >>"$STAND_IN/calls" && touch "${!#}/mounted"',
+        "mountpoint": '[[ -f "$2/mounted" ]]',
+        "sudo": 'exec "$@"',
+    }
+    for name, program in programs.items():
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
+        (tools / name).chmod(0o755)
+    told = {"PATH": f"{tools}:{cloud.environment['PATH']}", "TPU_SHARED": str(shared), "TPU_WORKERS": "1"}
+    for _ in range(2):
+        cloud.run("setup", "--bucket", "b", **told)
+    wanted = f"gcsfuse --implicit-dirs --rename-dir-limit=200000 b {shared}"
+    assert [call for call in cloud.calls("gcsfuse") if call.startswith("gcsfuse")] == [wanted]
+
+
 def test_launch_logs_and_status(ready, tmp_path):
     program = 'echo "$1" "$NUMBER" "$JAX_COMPILATION_CACHE_DIR" "$LIBTPU_INIT_ARGS"'
     words = ["--set", "NUMBER=a 'b", "--", "bash", "-c", program, "_", "two  words"]
@@ -233,6 +280,17 @@ def test_launch_is_once_and_stops(ready):
     ready.run("stop", "--grace", "5")
     assert ready.run("status").count("exit 5") == 2
     assert ready.run("logs", "--once", "--worker", "1").count("[1] told") == 1
+    ready.run("stop")
+
+
+def test_launched_twice_at_the_same_moment(ready):
+    """As two supervisors would: it runs once on every worker."""
+    command = [str(ready.scripts / "launch.sh"), "--", "bash", "-c", "while :; do sleep 0.05; done"]
+    begin = lambda: subprocess.Popen(command, env=ready.environment, stdout=subprocess.PIPE, text=True)
+    said = "".join(each.communicate(timeout=60)[0] for each in [begin() for _ in range(4)])
+    assert said.count("runs already") == 6
+    assert ready.run("status").count("running") == 2
+    assert ready.run("logs", "--once").count("== 20") == 2
     ready.run("stop")
 
 
@@ -281,6 +339,25 @@ def test_a_preemption_that_is_first_seen_as_a_program_that_was_killed(cloud):
     assert "done, after 1 preemptions and 0 failures" in said
 
 
+def test_a_preemption_that_the_program_is_told_of(cloud):
+    """It has left with 143 for a while when gcloud knows, which is no failure."""
+    cloud.put("made", *["ACTIVE"] * 7, "SUSPENDED")
+    said = cloud.run("supervise", "--failures", "0", "--", "bash", "-c", f"{ROUND} ((round > 1)) || exit 143")
+    assert "done, after 1 preemptions and 0 failures" in said
+
+
+def test_what_somebody_deletes_is_not_made_again(cloud):
+    said = cloud.run("supervise", "--", "bash", "-c", 'rm -f "$STAND_IN/resource"; kill -KILL $$', status=1)
+    assert "error: somebody has deleted mine: it is not made again" in said
+    assert len(cloud.calls("queued-resources create")) == 1
+
+
+def test_logs_are_kept_in_the_end(cloud, tmp_path):
+    cloud.run("supervise", "--delete", "--", "echo", "all is well")
+    assert not cloud.get("resource")
+    assert "all is well" in (tmp_path / "logs" / "mine" / "1.log").read_text()
+
+
 def test_preempted_too_often(cloud):
     said = cloud.run("supervise", "--restarts", "1", "--", "bash", "-c", TAKEN_AWAY, status=1)
     assert "error: preempted 2 times (--restarts 1)" in said
@@ -319,6 +396,10 @@ def test_xpk(cloud):
     assert "xpk workload create --cluster=c --project=p --zone=z --workload=mine" in launched
     assert "--num-slices=2" in launched
     assert launched.endswith(r" A=b\ c python -m a b\ c")
+    assert "&& exec env " in launched  # SIGTERM is the program's
+    code = launched.split("--script-dir=")[1].split()[0]
+    assert code != str(cloud.scripts.parent)  # the last commit, and nothing else that lies about
+    assert not Path(code).exists()
     assert stopped == "xpk workload delete --cluster=c --project=p --zone=z --workload=mine"
     assert "say cluster, launch, logs" in cloud.run("xpk", "start", status=2)
 
@@ -334,7 +415,9 @@ def test_dry_runs(cloud):
     said = {name: cloud.run(name, *arguments(name)) for name in (Path(script).stem for script in ALL)}
     assert not list(cloud.here.iterdir())
     assert all(
-        line.startswith(("gcloud ", "git ", "mkdir ", "xpk ")) for text in said.values() for line in text.splitlines()
+        line.startswith(("gcloud ", "git ", "mkdir ", "tar ", "xpk "))
+        for text in said.values()
+        for line in text.splitlines()
     )
     assert [line.split()[4] for line in said["create"].splitlines()] == ["describe", "create", "describe"]
     verbs = [line.split()[4] for line in said["supervise"].splitlines() if line.startswith("gcloud ")]

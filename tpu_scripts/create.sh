@@ -7,7 +7,7 @@
 #     --on-demand     (the default)
 #     --reserved      from the project's reservation
 #     --direct        without the queue: there at once, or no capacity
-#     --valid WAIT    give up the place in the queue after this long, such as 6h
+#     --valid WAIT    give up the place in the queue after this long, such as 6h, and stand at its end as one more try
 #
 # No capacity, a request that failed and a TPU that was taken away are tried again, TPU_RETRIES times, later each time.
 source "$(dirname "$0")/lib.sh"
@@ -72,6 +72,7 @@ while :; do
       remove || true
       again "$TPU_NAME failed or was taken away"
       ;;
+    REFUSED) refused ;;
     UNKNOWN) again "gcloud does not answer" ;;
     ABSENT)
       waited=

@@ -19,9 +19,10 @@ fi
 for ((tried = 0; tried <= TPU_RETRIES; tried++)); do
   case $(state) in
     ABSENT)
-      say "there is no $TPU_NAME"
+      say "there is no $TPU_NAME in $TPU_ZONE of $TPU_PROJECT"
       exit
       ;;
+    REFUSED) refused ;;
     UNKNOWN) ;;
     *) remove || true ;; # whether it is gone, the next look says
   esac

@@ -98,6 +98,7 @@ ready() { # everything is said: look at it
   # shellcheck source=/dev/null
   source "$TPU_ENV"
   WHERE=(--project="$TPU_PROJECT" --zone="$TPU_ZONE")
+  ((DRY_RUN)) || command -v gcloud >/dev/null || die "there is no gcloud here: install the Google Cloud CLI"
 }
 
 backoff() { # before the next try, after so many
@@ -106,7 +107,9 @@ backoff() { # before the next try, after so many
   sleep "$((seconds < TPU_BACKOFF_MAX ? seconds : TPU_BACKOFF_MAX))"
 }
 
-state() { # ABSENT, WAITING, ACTIVE, DEAD (to be deleted) or UNKNOWN (gcloud could not say, and its words are shown)
+# ABSENT, WAITING, ACTIVE, DEAD (to be deleted), or, and gcloud's words are shown: REFUSED (not allowed, asking again does
+# not help) or UNKNOWN (it could not say)
+state() {
   local ask=(gcloud compute tpus queued-resources describe "$TPU_NAME" "${WHERE[@]}" --format='value(state.state)')
   ((TPU_DIRECT)) && ask=(gcloud compute tpus tpu-vm describe "$TPU_NAME" "${WHERE[@]}" --format='value(state)')
   if ((DRY_RUN)); then
@@ -125,9 +128,14 @@ state() { # ABSENT, WAITING, ACTIVE, DEAD (to be deleted) or UNKNOWN (gcloud cou
     echo ABSENT
   else
     say "$answer"
-    echo UNKNOWN
+    case ${answer^^} in
+      *PERMISSION_DENIED* | *UNAUTHENTICATED* | *SERVICE_DISABLED* | *"ACTIVE ACCOUNT"*) echo REFUSED ;;
+      *) echo UNKNOWN ;;
+    esac
   fi
 }
+
+refused() { die "gcloud refuses, as said above: is the account logged in and allowed, and the TPU API of the project on?"; }
 
 remove() {
   if ((TPU_DIRECT)); then
@@ -137,7 +145,8 @@ remove() {
   fi
 }
 
-on() { run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${WHERE[@]}" --worker="$1" --quiet --command="$2"; }
+ALIVE=(--ssh-flag=-oConnectTimeout=30 --ssh-flag=-oServerAliveInterval=30) # a host that is gone is waited for no longer
+on() { run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${WHERE[@]}" "${ALIVE[@]}" --worker="$1" --quiet --command="$2"; }
 copy() { run gcloud compute tpus tpu-vm scp "$2" "$TPU_NAME:$3" "${WHERE[@]}" --worker="$1" --quiet; }
 
 FAILED=()
@@ -164,6 +173,18 @@ at_once() { # "at_once FUNCTION ARGUMENTS -- WORKERS" calls FUNCTION WORKER ARGU
     ((status == 0)) || FAILED+=("$number")
   done
   ((${#FAILED[@]} == 0))
+}
+
+# shellcheck disable=SC2034 # the scripts read them
+last_commit() { # of this repository: COMMIT, and ARCHIVE, which is gone in the end
+  local root changes
+  root=$(git -C "$SCRIPTS" rev-parse --show-toplevel)
+  COMMIT=$(git -C "$root" rev-parse HEAD)
+  changes=$(git -C "$root" diff HEAD --shortstat)
+  [[ -z $changes ]] || say "not committed, so not brought:$changes"
+  ARCHIVE=$(mktemp -d)/code.tar.gz
+  trap 'rm -rf "$(dirname "$ARCHIVE")"' EXIT
+  run git -C "$root" archive --format=tar.gz --output="$ARCHIVE" "$COMMIT"
 }
 
 workers() { seq 0 "$((TPU_WORKERS - 1))"; }

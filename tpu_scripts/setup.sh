@@ -27,19 +27,13 @@ done
 ready
 [[ -z $TPU_BUCKET ]] || : "${TPU_SHARED:=/mnt/shared}"
 
-root=$(git -C "$SCRIPTS" rev-parse --show-toplevel)
-commit=$(git -C "$root" rev-parse HEAD)
-changes=$(git -C "$root" diff HEAD --shortstat)
-[[ -z $changes ]] || say "not committed, so not brought:$changes"
-archive=$(mktemp -d)/code.tar.gz
-trap 'rm -rf "$(dirname "$archive")"' EXIT
-run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
+last_commit
 
 # shellcheck disable=SC2329 # at_once calls it
 set_up() { # WORKER: nothing to do, or code and packages
-  local what=("$commit" "$extras" "$TPU_BUCKET" "$TPU_SHARED") unpack="mkdir -p $REMOTE && tar -xzf code.tar.gz -C $REMOTE"
+  local what=("$COMMIT" "$extras" "$TPU_BUCKET" "$TPU_SHARED") unpack="mkdir -p $REMOTE && tar -xzf code.tar.gz -C $REMOTE"
   if on "$1" "$(remotely ready "${what[@]}")" && ((!DRY_RUN)); then return; fi 2>/dev/null
-  copy "$1" "$archive" code.tar.gz && on "$1" "$unpack && $(remotely setup "${what[@]}")"
+  copy "$1" "$ARCHIVE" code.tar.gz && on "$1" "$unpack && $(remotely setup "${what[@]}")"
 }
 
 mapfile -t left < <(workers)
@@ -50,4 +44,4 @@ for ((tried = 1; ; tried++)); do
   say "workers ${left[*]} could not be set up; once more"
   backoff "$tried"
 done
-((DRY_RUN)) || say "all $TPU_WORKERS workers are set up with ${commit:0:10}"
+((DRY_RUN)) || say "all $TPU_WORKERS workers are set up with ${COMMIT:0:10}"

@@ -5,11 +5,12 @@
 #
 #     --restarts N   preemptions to live through; 100
 #     --failures N   times the command itself may fail or a worker be lost; 3
-#     --delete       give the TPU back in the end, whatever the end is
+#     --delete       give the TPU back in the end, whatever the end of the command is
 #     the options of create.sh (--spot, --reserved, --valid), setup.sh (--bucket, --extras) and launch.sh (--set, --shared)
 #
 # It is the same command each time: it must go on where its files, on shared storage, say that it was. Runs on any machine
-# that stays on, a small virtual one for instance. The exit status is the command's.
+# that stays on, a small virtual one for instance; if it is ended itself, the TPU stays, and the same call goes on. One for
+# each TPU. A TPU that somebody else deletes is not made again. The exit status is the command's.
 source "$(dirname "$0")/lib.sh"
 
 restarts=100 failures=3 delete=0 options=() create=() setup=() launch=()
@@ -54,6 +55,7 @@ finish() {
   exit "$1"
 }
 gone() { [[ $(state ACTIVE) == @(DEAD|ABSENT) ]]; }
+keep_logs() { "$SCRIPTS/logs.sh" "${options[@]}" --once >/dev/null 2>&1 || true; }
 
 watch() { # until something is to be done: "done", "gone", "failed STATUS" or "lost"
   local answer unreachable=0 worst
@@ -96,12 +98,19 @@ while :; do
     outcome=$(watch)
   fi
   if [[ $outcome == "done" ]]; then
+    keep_logs
     say "done, after $preempted preemptions and $failed failures"
     finish 0
   fi
-  if [[ $outcome != gone ]]; then # a preemption is first seen as a program that was killed
+  looks=1 # a preemption is first seen as programs that were killed or told to leave, and hosts that do not answer
+  [[ $outcome != @(lost|failed 1[3-9][0-9]|failed 12[89]|failed 2??) ]] || looks=10
+  while [[ $outcome != gone ]] && ((looks-- > 0)); do
     sleep "$TPU_POLL"
     ! gone || outcome=gone
+  done
+  if [[ $outcome == gone && $(state DEAD) == ABSENT ]]; then # what was taken away is still there, to be deleted
+    say "error: somebody has deleted $TPU_NAME: it is not made again"
+    finish 1
   fi
   if [[ $outcome == gone ]]; then
     ((++preempted <= restarts)) || { say "error: preempted $preempted times (--restarts $restarts)" && finish 1; }
@@ -111,7 +120,7 @@ while :; do
   fi
   status=1
   [[ $outcome != failed* ]] || status=${outcome#failed }
-  "$SCRIPTS/logs.sh" "${options[@]}" --once >/dev/null 2>&1 || true
+  keep_logs
   ((++failed <= failures)) || {
     say "error: $outcome, $failed times (--failures $failures); see the last lines of $TPU_LOGS/$TPU_NAME/*.log"
     finish "$status"

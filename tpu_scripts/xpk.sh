@@ -11,9 +11,9 @@
 #     --cluster C        XPK_CLUSTER    the cluster; --name is the workload's
 #     --slices N         XPK_SLICES     how many TPUs of the type; 1
 #     --spot, --on-demand, --reservation R    of the cluster's machines
-#     --image IMAGE      XPK_IMAGE      to put this repository on; python:3.12
-#     --restarts N       XPK_RESTARTS   to live through; 50
-#     --shared PATH      TPU_SHARED     where the cluster mounts shared storage (xpk storage attach)
+#     --image IMAGE      XPK_IMAGE      to put this repository's last commit on; python:3.12
+#     --restarts N       XPK_RESTARTS   to live through, after statuses of 127 and more; 50
+#     --shared PATH      TPU_SHARED     where the cluster mounts shared storage (xpk storage attach --auto-mount=true)
 #     --set NAME=VALUE   a variable for the command, once or more
 source "$(dirname "$0")/lib.sh"
 
@@ -64,10 +64,14 @@ case $what in
     for name in JAX_COMPILATION_CACHE_DIR LIBTPU_INIT_ARGS; do
       [[ -z ${!name:-} ]] || variables=("$name=${!name}" "${variables[@]}")
     done
+    last_commit
+    code=${ARCHIVE%/*}/code
+    run mkdir "$code"
+    run tar -xzf "$ARCHIVE" -C "$code"
     packages="pip install --quiet -e '.[experiments]' 'jax[tpu]'"
     run xpk workload create "${where[@]}" --workload="$TPU_NAME" --tpu-type="$TPU_TYPE" --num-slices="$XPK_SLICES" \
-      --base-docker-image="$XPK_IMAGE" --script-dir="$(dirname "$SCRIPTS")" --max-restarts="$XPK_RESTARTS" \
-      --command="$packages && env$(printf ' %q' "${variables[@]}" "$@")"
+      --base-docker-image="$XPK_IMAGE" --script-dir="$code" --max-restarts="$XPK_RESTARTS" \
+      --command="$packages && exec env$(printf ' %q' "${variables[@]}" "$@")"
     ;;
   logs)
     run kubectl logs --follow --prefix --max-log-requests=256 --tail=-1 -l "jobset.sigs.k8s.io/jobset-name=$TPU_NAME"

@@ -9,16 +9,18 @@ if [[ -n $bucket ]] && ! mountpoint -q "$shared"; then
     key=/usr/share/keyrings/cloud.google.asc
     curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
     echo "deb [signed-by=$key] $repository" | sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
-    sudo apt-get update -qq
-    sudo apt-get install -qq -y gcsfuse
+    wait=(-qq -o DPkg::Lock::Timeout=600) # a new machine installs its own updates first
+    sudo apt-get "${wait[@]}" update
+    sudo apt-get "${wait[@]}" install -y gcsfuse
   fi
   sudo mkdir -p "$shared"
   sudo chown "$(id -u)" "$shared"
-  gcsfuse --implicit-dirs "$bucket" "$shared"
+  # a checkpoint is complete when its directory gets its name, which gcsfuse refuses unless it is given a limit
+  gcsfuse --implicit-dirs --rename-dir-limit=200000 "$bucket" "$shared"
 fi
 
 PATH=$HOME/.local/bin:$PATH
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
-[[ -d .venv ]] || uv venv --quiet --python 3.12 .venv
+[[ -x .venv/bin/python ]] || uv venv --quiet --allow-existing --python 3.12 .venv
 uv pip install --quiet --python .venv/bin/python -e ".[$extras]" "jax[tpu]"
 echo "$commit $extras" >.run/ready
