@@ -79,7 +79,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     draw.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the solver: order=3")
     draw.add_argument("--steps", type=int, default=20, help="default: %(default)s")
     draw.add_argument("--count", type=int, help=f"how many digits or lines ({data.usual('count')})")
-    draw.add_argument("--out", type=Path, help=f"a name without an ending is a folder of files ({data.usual('out')})")
+    draw.add_argument("--out", type=Path, help=f"without an ending, or .zarr: a folder of files ({data.usual('out')})")
     draw.add_argument("--shard", type=int, metavar="N", help="samples a file of a folder, and at a time (default: 500)")
     draw.add_argument(
         "--trajectory",

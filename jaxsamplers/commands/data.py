@@ -52,7 +52,7 @@ def sample(options: argparse.Namespace) -> None:
         distributed.start()
     elif options.shard is not None:
         raise ValueError(
-            f"--shard is for --out FOLDER, a name without an ending, got --out {options.out or ''}".rstrip()
+            f"--shard is for --out FOLDER, a name without an ending or .zarr, got --out {options.out or ''}".rstrip()
         )
     _run(SAMPLED, options)
 

@@ -14,12 +14,12 @@ from jaxsamplers.commands.files import need
 from jaxsamplers.core import Sampler, network_calls, sample
 
 Draw = Callable[[Any], Any]
-SIZE = 500
+SIZE, ZARR = 500, ".zarr"
 
 
 def is_folder(out: Path) -> bool:
-    """Whether a name has no ending, and so is not that of a picture or a text."""
-    return bool(out.name) and not out.suffix
+    """Whether a name has no ending, or Zarr's, and so is not that of a picture or a text."""
+    return bool(out.name) and out.suffix in ("", ZARR)
 
 
 def write_shards(options: argparse.Namespace, sampler: Sampler, draw: Draw, schedule: str, times: Any) -> None:
@@ -34,7 +34,8 @@ def write_shards(options: argparse.Namespace, sampler: Sampler, draw: Draw, sche
     """
     if options.trajectory:
         raise ValueError("--trajectory is a picture, which a folder of samples has not: --out samples.png")
-    need("rich")
+    zarr = options.out.suffix == ZARR
+    need("rich", *(["tensorstore"] if zarr else []))
 
     import jax
 
@@ -45,7 +46,8 @@ def write_shards(options: argparse.Namespace, sampler: Sampler, draw: Draw, sche
     size = SIZE if options.shard is None else options.shard
     began = time.perf_counter()
     try:
-        shards.write(draw, options.count, options.out, key=key, size=size, about=about)
+        form = "zarr" if zarr else "npz"
+        shards.write(draw, options.count, options.out, key=key, size=size, format=form, about=about)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; the same command goes on with what {options.out} has not yet") from None
     if distributed.is_main():

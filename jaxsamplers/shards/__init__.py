@@ -8,6 +8,9 @@
 Sample ``i`` is drawn with a key of its own, ``js.sample_keys(key, i)``, so it is the same, but for rounding, whatever
 the number of files, devices and processes. A process draws whole files, on its own devices, and needs no other: a job
 that has lost some, or all, goes on with those that are left. A file is complete or not there.
+
+What differs between formats is a module each, ``npz`` and ``zarr``: ``check`` what is asked, tell the files a shard is
+``lacking``, ``write`` and ``load`` one, ``finish`` when all are there.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import functools
 import json
 import math
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +32,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsamplers import checks, distributed
 from jaxsamplers.core import as_key, sample_keys
 from jaxsamplers.denoisers import as_pytree
+from jaxsamplers.shards import npz, zarr
+from jaxsamplers.shards.plan import ONLY, Plan, planned
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
 Samples = Any  # an array, or a dictionary of arrays, whose leading axis is the sample
-SETTINGS, SPAN, ONLY = "shards.json", "_span", "samples"
+SETTINGS, FORMATS = "shards.json", {"npz": npz, "zarr": zarr}
 
 
 def write(
@@ -45,10 +49,11 @@ def write(
     *,
     key: Key[Array, ""],
     size: int = 500,
+    format: str = "npz",
     about: Mapping[str, Any] | None = None,
     report: Callable[..., None] | None = None,
 ) -> None:
-    """Draw ``count`` samples and write ``out/shard-00000.npz`` and so on; what is there already is not drawn again.
+    """Draw ``count`` samples and write them in files of so many; what is there already is not drawn again.
 
     One program is compiled for all files; while one is written, the next is drawn. With several processes, all must
     call it, with ``out`` on storage that they share. A later call may ask for more samples.
@@ -60,33 +65,40 @@ def write(
         out: a directory, made if need be.
         key: of everything random.
         size: samples a file, and at a time.
+        format: ``"npz"``, files ``out/shard-00000.npz`` and so on, or ``"zarr"``, for which ``out`` becomes a group of
+            Zarr version 3, with an array a name, ``samples`` if it has none, in chunks of ``size``; needs tensorstore.
         about: what else the samples depend on, plain values for ``shards.json``.
         report: called after each file with ``(done, total)``, the samples of this process; a bar on a terminal, or a
             plain line now and then, by default. ``lambda *_, **__: None`` for silence.
 
     Raises:
-        ValueError: ``out`` has samples of other settings, or more of them.
+        ValueError: ``out`` has samples of other settings, or more of them; the format cannot hold these.
+        ModuleNotFoundError: tensorstore is not installed.
         OSError: a file could not be written; those that were are kept.
         distributed.Preempted: SIGTERM came; what has been drawn is written, and the same call goes on.
     """
     checks.integer("count", count, low=1)
     checks.integer("size", size, low=1)
-    out, key, task = Path(out), as_key(key), as_pytree(draw)
+    checks.one_of("format", format, FORMATS)
+    out, key, task, files = Path(out), as_key(key), as_pytree(draw), FORMATS[format]
     here, sharding = _here(size)
     asked = _drawn.eval_shape(task, key, 0, here, sharding)
-    spans = _spans(count, size)
-    _begin(out, count, size, {"key": _words(key), "samples": _shapes(asked), **(about or {})})
-    todo = _share(_missing(out, spans), len(spans))
+    settings = _settings({"count": count, "size": size, "format": format, "key": _words(key)}, asked, about)
+    plan = planned(out, settings)
+    files.check(plan)
+    _begin(out, settings)
+    todo = _share(_missing(plan, files), len(plan.shards))
     from jaxsamplers.records.preemption import preemption
 
-    drawn = {number: stop - first for number, (first, stop) in enumerate(spans)}
-    total, done = sum(drawn[number] for number in todo), 0
+    drawn = {number: len(range(*plan.span(number))) for number in todo}
+    total, done = sum(drawn.values()), 0
     with _reporting(report, total) as advance, preemption() as told:
-        start = lambda number: _drawn(task, key, spans[number][0], here, sharding)
+        start = lambda number: _drawn(task, key, plan.span(number)[0], here, sharding)
         ahead = start(todo[0]) if todo else None
         for place, number in enumerate(todo):
             made, ahead = ahead, start(todo[place + 1]) if place + 1 < len(todo) else None
-            _write(_file(out, number), made, spans[number])
+            named = made if isinstance(made, dict) else {ONLY: made}
+            files.write(plan, number, {name: np.asarray(leaf) for name, leaf in named.items()})
             done += drawn[number]
             advance(done)
             if told(place + 1) and place + 1 < len(todo):
@@ -96,6 +108,9 @@ def write(
                     done,
                 )
     distributed.wait("shards")
+    if distributed.is_main():
+        files.finish(plan)
+    distributed.wait("finish")
 
 
 def read(out: str | Path) -> Samples:
@@ -103,6 +118,7 @@ def read(out: str | Path) -> Samples:
 
     Raises:
         ValueError: there are none, or some are missing or damaged, in a sentence that says which.
+        ModuleNotFoundError: they are Zarr's, and tensorstore is not installed.
     """
     parts = list(each(out))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -114,15 +130,17 @@ def each(out: str | Path) -> Iterator[Samples]:
     known = _known(out)
     if known is None:
         raise ValueError(f"there are no samples in {out}")
-    spans = _spans(known["count"], known["size"])
-    gaps = [span for number, span in enumerate(spans) if not _complete(_file(out, number), span)]
+    files, plan = FORMATS[known["format"]], planned(out, known)
+    files.check(plan)
+    gaps = [plan.span(number) for number in plan.shards if files.lacking(plan, number)]
     if gaps:
         first = ", ".join(f"{start} to {stop - 1}" for start, stop in gaps[:3])
         more = f" and {len(gaps) - 3} files more" if len(gaps) > 3 else ""
         raise ValueError(
             f"samples {first}{more} are missing in {out}: the call that began it goes on when it is repeated"
         )
-    return (_load(_file(out, number)) for number in range(len(spans)))
+    loaded = (files.load(plan, number) for number in plan.shards)
+    return (found[ONLY] if set(found) == {ONLY} else found for found in loaded)
 
 
 def _here(size: int) -> tuple[int, NamedSharding | None]:
@@ -144,31 +162,14 @@ def _drawn(
     return draw(sample_keys(key, numbers))
 
 
-def _spans(count: int, size: int) -> list[tuple[int, int]]:
-    return [(first, min(first + size, count)) for first in range(0, count, size)]
-
-
-def _file(out: Path, number: int) -> Path:
-    return out / f"shard-{number:05d}.npz"
-
-
-def _complete(path: Path, span: tuple[int, int], *, whole: bool = False) -> bool:
-    """Whether a file is there and has these samples; ``whole`` also reads it all, against its check sums."""
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            return tuple(file[SPAN]) == span and not (whole and file.zip.testzip())
-    except (FileNotFoundError, zipfile.BadZipFile, EOFError, KeyError, ValueError):
-        return False
-
-
-def _missing(out: Path, spans: list[tuple[int, int]]) -> list[int]:
-    """Files that are to be drawn, with a warning of those that are there and cannot be used."""
-    numbers = [number for number, span in enumerate(spans) if not _complete(_file(out, number), span, whole=True)]
-    there = [_file(out, number).name for number in numbers if _file(out, number).exists()]
+def _missing(plan: Plan, files: Any) -> list[int]:
+    """Shards that are to be drawn, with a warning of files that are there and cannot be used."""
+    lacking = {number: paths for number in plan.shards if (paths := files.lacking(plan, number, whole=True))}
+    there = [str(path.relative_to(plan.out)) for paths in lacking.values() for path in paths if path.exists()]
     if there and distributed.is_main():
-        text = f"{', '.join(there)} in {out}: cut off, damaged or of fewer samples, and drawn again"
+        text = f"{', '.join(there)} in {plan.out}: cut off, damaged or of fewer samples, and drawn again"
         warnings.warn(text, stacklevel=3)
-    return numbers
+    return list(lacking)
 
 
 def _share(numbers: list[int], count: int) -> list[int]:
@@ -182,24 +183,6 @@ def _share(numbers: list[int], count: int) -> list[int]:
     return [int(number) for number in np.flatnonzero(missing)[jax.process_index() :: jax.process_count()]]
 
 
-def _write(path: Path, samples: Samples, span: tuple[int, int]) -> None:
-    from jaxsamplers.records.files import replacing
-
-    named = samples if isinstance(samples, dict) else {ONLY: samples}
-    arrays: dict[str, Any] = {name: np.asarray(leaf)[: span[1] - span[0]] for name, leaf in named.items()}
-    with replacing(path) as file:
-        np.savez(file, **arrays | {SPAN: np.asarray(span)})
-
-
-def _load(path: Path) -> Samples:
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            found = {name: file[name] for name in file.files if name != SPAN}
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): the call that began it draws it again when repeated") from error
-    return found[ONLY] if set(found) == {ONLY} else found
-
-
 def _known(out: Path) -> dict[str, Any] | None:
     try:
         known: dict[str, Any] = json.loads((out / SETTINGS).read_text())
@@ -207,20 +190,28 @@ def _known(out: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise ValueError(f"{out / SETTINGS} cannot be read ({error}): remove {out}, or write elsewhere") from error
-    return known
+    return {"format": "npz", **known}
 
 
-def _begin(out: Path, count: int, size: int, about: Mapping[str, Any]) -> None:
+def _settings(asked: Mapping[str, Any], samples: Samples, about: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What ``shards.json`` is to say, as it will be read."""
+    asked = {**asked, "samples": _shapes(samples)}
+    taken = ", ".join(name for name in about or {} if name in asked)
+    if taken:
+        raise ValueError(f"about has {taken}, which {SETTINGS} says already: another name")
+    return json.loads(json.dumps({**asked, **(about or {})}))
+
+
+def _begin(out: Path, settings: Mapping[str, Any]) -> None:
     """The directory and what its samples are, or a sentence that says what they are instead."""
-    settings = json.loads(json.dumps({"count": count, "size": size, **about}))
     known = _known(out)
     if known is not None:
         names = [name for name in {**known, **settings} if name != "count" and known.get(name) != settings.get(name)]
         if names:
             other = "; ".join(f"{name} {_short(known.get(name))}, not {_short(settings.get(name))}" for name in names)
             raise ValueError(f"{out} has samples of other settings ({other}): write elsewhere, or remove it")
-        if known["count"] > count:
-            raise ValueError(f"{out} has {known['count']} samples already, more than count={count}")
+        if known["count"] > settings["count"]:
+            raise ValueError(f"{out} has {known['count']} samples already, more than count={settings['count']}")
     distributed.wait("settings")
     if distributed.is_main():
         from jaxsamplers.records.files import write_text
