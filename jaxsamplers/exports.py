@@ -3,12 +3,15 @@
     made = js.export(draw, x, key, shapes=("batch, ...", None))  # one program for every batch
     js.exports.save("draw.jaxexport", made, gradients=True)
 
-    draw = jax.export.deserialize(open("draw.jaxexport", "rb").read()).call  # elsewhere, needs jax and flatbuffers
+    draw = jax.export.deserialize(bytearray(open("draw.jaxexport", "rb").read())).call  # needs jax and flatbuffers
     images = draw(x, jax.random.key(0))
 
 What a function closes over (a network's weights, a sampler's numbers) is inside; what it takes as arguments is not. A
 sampler among the arguments may have a symbolic number of rows, and then the file runs any table of its pattern; whoever
 calls it needs jaxsamplers to make one.
+
+A file is no archive: JAX reads what releases of the last six months wrote, and what releases a few weeks newer than
+itself did ("Compatibility guarantees" in its guide to exporting). Keep the recipe and the weights, and export anew.
 """
 
 from __future__ import annotations
@@ -108,7 +111,7 @@ def load(path: str | Path) -> stablehlo.Exported:
     Raises:
         FileNotFoundError: no such file.
         ModuleNotFoundError: flatbuffers is not installed.
-        ValueError: the file is something else, or not complete.
+        ValueError: the file is something else, not complete, or of another time than this JAX.
     """
     data = bytearray(Path(path).read_bytes())
     try:
@@ -118,7 +121,10 @@ def load(path: str | Path) -> stablehlo.Exported:
             "artefacts need flatbuffers, which is not installed: pip install 'jaxsamplers[export]'", name="flatbuffers"
         ) from error
     except Exception as error:  # whatever flatbuffers meets in bytes that are not its own
-        raise ValueError(f"{path} is no artefact of js.exports.save: {error or type(error).__name__}") from error
+        raise ValueError(
+            f"{path} is no artefact of js.exports.save, or was written by a JAX that is too old or too new for this "
+            f"one, {jax.__version__}: {error or type(error).__name__}"
+        ) from error
 
 
 def _calls_back(primitive: str) -> bool:
