@@ -226,10 +226,15 @@ def test_setup_of_every_host_once(cloud, tmp_path):
     assert len(cloud.calls("scp")) == 3
     again = tmp_path / "again"
     shutil.copytree(cloud.scripts.parent, again)
+    (again / "tpu_scripts" / "README.md").unlink()
     new = commit(again)
+    on_host = cloud.here / "worker-0" / "jaxsamplers"
+    (on_host / "runs").mkdir()
     cloud.scripts = again / "tpu_scripts"
     assert new[:10] in cloud.run("setup")
     assert len(cloud.calls("scp")) == 5
+    assert not (on_host / "tpu_scripts" / "README.md").exists()  # what the older commit had
+    assert (on_host / "runs").exists()
     cloud.put("unreachable", "1")
     cloud.put("worker-0/jaxsamplers/.run/ready")
     said = cloud.run("setup", status=2)
@@ -270,6 +275,27 @@ def test_launch_logs_and_status(ready, tmp_path):
         text = (tmp_path / "logs" / "mine" / f"{worker}.log").read_text()
         assert text.startswith("== 20")
         assert "\ntwo  words" in text
+
+
+def test_logs_of_an_earlier_tpu_are_kept(ready, tmp_path):
+    told = []
+    for name in ("first", "second"):
+        ready.run("create")
+        ready.run("setup")
+        ready.run("launch", "--", "echo", name)
+        wait_for(ready, "[1] exit 0")
+        wait_for(ready, "[0] exit 0")
+        for _ in range(2):
+            ready.run("logs")
+        told.append(ready.run("logs", "--once"))
+        ready.run("delete")
+        if name == "first":
+            time.sleep(1.1)  # they are told apart by their time
+    assert [text.count("first\n") for text in told] == [4, 0]
+    kept = sorted((tmp_path / "logs" / "mine").glob("1*.log"), key=lambda path: len(path.name))
+    assert len(kept) == 2
+    assert kept[0].name == "1.log"
+    assert [path.read_text().splitlines()[1] for path in kept] == ["second", "first"]
 
 
 def test_launch_is_once_and_stops(ready):
@@ -402,6 +428,8 @@ def test_xpk(cloud):
     assert not Path(code).exists()
     assert stopped == "xpk workload delete --cluster=c --project=p --zone=z --workload=mine"
     assert "say cluster, launch, logs" in cloud.run("xpk", "start", status=2)
+    assert "all of c would be deleted" in cloud.run("xpk", "delete", status=2, XPK_CLUSTER="c")
+    assert len(cloud.calls("xpk")) == 3
 
 
 def arguments(script: str) -> Sequence[str]:

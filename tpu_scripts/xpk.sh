@@ -6,7 +6,7 @@
 #     tpu_scripts/xpk.sh logs    --name mine ...
 #     tpu_scripts/xpk.sh list    --name mine ...
 #     tpu_scripts/xpk.sh stop    --name mine ...
-#     tpu_scripts/xpk.sh delete  --name mine ...                                                  the cluster
+#     tpu_scripts/xpk.sh delete  --cluster C ...                                                  the cluster, all of it
 #
 #     --cluster C        XPK_CLUSTER    the cluster; --name is the workload's
 #     --slices N         XPK_SLICES     how many TPUs of the type; 1
@@ -21,14 +21,14 @@ source "$(dirname "$0")/lib.sh"
 what=${1:-}
 [[ $what == @(cluster|launch|logs|list|stop|delete|--help|-h) ]] || die "say cluster, launch, logs, list, stop or delete; --help"
 [[ $what == -* ]] || shift
-tier=(--on-demand) variables=()
+tier=(--on-demand) variables=() said=0
 while (($#)); do
   if common "$@"; then
     shift "$TAKEN"
     continue
   fi
   case $1 in
-    --cluster) XPK_CLUSTER=$(value "$@") ;;
+    --cluster) XPK_CLUSTER=$(value "$@") said=1 ;;
     --slices) XPK_SLICES=$(value "$@") ;;
     --image) XPK_IMAGE=$(value "$@") ;;
     --restarts) XPK_RESTARTS=$(value "$@") ;;
@@ -78,5 +78,8 @@ case $what in
     ;;
   list) run xpk workload list "${where[@]}" --filter-by-job="$TPU_NAME" ;;
   stop) run xpk workload delete "${where[@]}" --workload="$TPU_NAME" ;;
-  delete) run xpk cluster delete "${where[@]}" ;;
+  delete)
+    ((said)) || die "all of $XPK_CLUSTER would be deleted: say --cluster $XPK_CLUSTER; \"stop\" ends one workload"
+    run xpk cluster delete "${where[@]}"
+    ;;
 esac

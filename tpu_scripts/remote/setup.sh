@@ -3,6 +3,11 @@
 source "$(dirname "$0")/common.sh"
 
 commit=$1 extras=$2 bucket=${3:-} shared=${4:-}
+export LC_ALL=C
+tar -tzf ../code.tar.gz | sed '/\/$/d' | sort >.run/files.new
+[[ ! -f .run/files ]] || comm -23 .run/files .run/files.new | xargs -r -d '\n' rm -f -- # what this commit has no more
+mv .run/files.new .run/files
+
 if [[ -n $bucket ]] && ! mountpoint -q "$shared"; then
   if ! command -v gcsfuse >/dev/null; then
     repository="https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main"
