@@ -91,7 +91,12 @@ def start(
             _reach(str(address), process, processes, timeout)
         told = None if cluster else processes  # a cluster knows its own number, which is compared afterwards
         with _impatient(timeout, process, processes):
-            jax.distributed.initialize(address, told, process, initialization_timeout=math.ceil(timeout) + 2)
+            try:
+                jax.distributed.initialize(address, told, process, initialization_timeout=math.ceil(timeout) + 2)
+            except ValueError:
+                if cluster != "TPU" or address is not None or (processes or 1) > 1:
+                    raise
+                return  # chips that JAX knows no others of, such as a notebook's
     if processes is not None and jax.process_count() != processes:
         raise RuntimeError(
             f"processes={processes}, but {jax.process_count()} have met: start all of them with the same number"

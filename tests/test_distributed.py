@@ -250,6 +250,18 @@ def test_what_does_not_fit(call, message):
         call()
 
 
+def test_a_tpu_without_a_pod():
+    """Chips in a notebook, say, where JAX finds neither a metadata server nor names of other hosts."""
+    program = (
+        "import jaxsamplers as js; js.distributed._cluster = lambda: 'TPU'; js.distributed.start();"
+        "import jax; print(jax.process_count()); js.distributed.start(processes=2)"
+    )
+    environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert run.stdout == "1\n", run.stderr
+    assert run.returncode == 1
+
+
 def test_a_coordinator_that_is_not_there():
     begun = time.monotonic()
     with pytest.raises(TimeoutError, match=r"process 1 of 2 reached nobody at 127.0.0.1:9 within 0.3 s .*must be"):
