@@ -110,6 +110,28 @@ def test_laws_of_the_first_row_and_the_last(kind):
     assert checked == {"masked": 28, "uniform": 18}[kind]
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_scores_that_say_nothing_are_no_news(law):
+    """Where nothing survives, or less than float32 can see, scores are 1 but for rounding: any clean token alike."""
+    process = D.uniform(5, LAWS[law])
+    rounding = 1e-7 * jnp.array([0.0, 1.0, -1.0, 0.5, -0.5])
+    network = D.denoiser(lambda x, t: jnp.broadcast_to(rounding, (*x.shape, 5)), process, "log_score")
+    sampler = D.ancestral(process, np.array([1.0, 0.5, 0.0], np.float32))
+    row, x = jax.tree.map(lambda leaf: leaf[0], sampler.rows), np.array([[0, 4]])
+    np.testing.assert_allclose(jax.jit(sampler.law)(row, x, network(x, row.time)), 0.2, atol=1e-5)
+
+
+def test_tokens_that_noise_never_makes():
+    """Given where nothing survives, they cannot be: the network is believed, and no number is NaN."""
+    process = D.marginal(np.array([0.5, 0.5, 0.0]), D.survival.sine())
+    assert process.rate(1.0) == np.inf
+    sampler = D.ancestral(process, np.array([1.0, 0.5, 0.0], np.float32))
+    row, logits = jax.tree.map(lambda leaf: leaf[0], sampler.rows), np.log([[0.2, 0.7, 0.1]] * 2, dtype=np.float32)
+    rare, usual = np.asarray(jax.jit(sampler.law)(row, np.array([2, 0]), logits))
+    np.testing.assert_allclose(rare.sum(), 1, atol=1e-6)
+    np.testing.assert_allclose(rare[:2], usual[:2], atol=0.1)
+
+
 @pytest.mark.parametrize("order", ["confidence", "margin", "entropy"])
 def test_of_equal_masks_the_leftmost_come_first(order):
     """Whether all are equal or two of them, and whatever is visible between them."""

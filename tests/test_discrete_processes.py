@@ -78,6 +78,8 @@ def test_rare_events_happen_as_often_as_they_should():
     assert int(happens(words, jnp.float32(1e-7)).sum()) == int(np.float32(1e-7) * 2.0**32)
     assert bool(happens(jnp.uint32(2**32 - 1), jnp.float32(1.0)))
     assert not bool(happens(jnp.uint32(0), jnp.float32(0.0)))
+    waits = -D.randomness.log_unit(jnp.array([0, 2**32 - 128, 2**32 - 1], jnp.uint32))
+    assert ((waits > 0) & jnp.isfinite(waits)).all()  # nobody waits for no time at all
 
 
 def test_draws_with_impossible_tokens():

@@ -252,6 +252,11 @@ def test_rk2_with_theta_one_averages_rates(x64):
         (lambda: D.ancestral(js.processes.edm(), TIMES), TypeError, "masked, uniform or marginal"),
         (lambda: D.only(SAMPLERS["uniform"], jnp.ones(6)), ValueError, "active must be boolean"),
         (lambda: D.denoiser(network, MASKED, "x0"), ValueError, "unknown prediction"),
+        (
+            lambda: D.to_bayes(UNIFORM, "score", jnp.zeros((1, 3)), jnp.zeros(1, int), TIMES[1]),
+            ValueError,
+            "did you mean log_score",
+        ),
         (lambda: D.marginal(jnp.array([0.5, -0.1])), ValueError, "at least 0"),
         (lambda: D.survival.geometric(2.0, 1.0), ValueError, "high / low"),
     ],

@@ -107,6 +107,23 @@ def test_a_condition_that_matters_cools():
     np.testing.assert_allclose(T.kl_temperature(LOGITS[1], LOGITS[1], highest=0.7), LOGITS[1] / 0.7, rtol=1e-5)
 
 
+def test_a_condition_that_matters_most_is_the_likeliest_token():
+    """Where the temperature underflows, or the condition alone allows a token, not infinite logits."""
+    row = LOGITS[1, 0]
+    for other, half in ((row[::-1], 1e-3), (np.where(row == row.max(), -np.inf, row), 1.0)):
+        found = np.asarray(T.kl_temperature(jnp.asarray(row), jnp.asarray(other), half=half))
+        np.testing.assert_array_equal(found, np.where(row == row.max(), row, -np.inf))
+
+
+@pytest.mark.parametrize(("name", "number"), [("top_p", 0.9), ("typical", 0.9), ("min_p", 3e-4)])
+def test_sets_of_half_precision_logits_are_those_of_their_values(name, number):
+    """At a vocabulary of which bfloat16 cannot add up the probabilities, nor tell the bounds of the rules."""
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(random.normal(size=20_000) - np.log(np.arange(1, 20_001)), jnp.bfloat16)
+    found, wanted = (T.registry[name](leaf, number) for leaf in (logits, logits.astype(jnp.float32)))
+    np.testing.assert_array_equal(jnp.isfinite(found), jnp.isfinite(wanted))
+
+
 def test_a_truncated_network_draws_what_it_may():
     """In a masked sampler, whose law is that of the truncated posterior; other numbers compile nothing."""
     process = js.discrete.masked(13)

@@ -90,13 +90,18 @@ class Categorical:
 
 def categorical(logits: Float[Array, "... V"]) -> Categorical:
     """A distribution over the last axis from unnormalised log-probabilities, of which some may be -inf."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = wide(logits)
     peak = logits.max(-1)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
     weights = jnp.exp(logits - peak[..., None])
     missing = -weights.shape[-1] % BLOCK if weights.shape[-1] > BLOCK else 0
     weights = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
     return Categorical(logits, peak, weights.reshape(*peak.shape, -1, min(BLOCK, weights.shape[-1])).sum(-1))
+
+
+def wide(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 or better."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
 @functools.partial(jnp.vectorize, signature="(n),()->()")

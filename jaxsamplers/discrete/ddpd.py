@@ -27,7 +27,7 @@ from jax.tree_util import Partial
 from jaxsamplers import checks
 from jaxsamplers.core import Model, SolverState, fold_in, new_state, take_rows
 from jaxsamplers.denoisers import as_pytree
-from jaxsamplers.discrete.categorical import categorical
+from jaxsamplers.discrete.categorical import categorical, wide
 from jaxsamplers.discrete.denoisers import from_bayes
 from jaxsamplers.discrete.first_hitting import Rows
 from jaxsamplers.discrete.processes import Replacement
@@ -133,7 +133,7 @@ class Planned:
             raise TypeError(f"ddpd needs a model that returns a Plan: planned(planner, denoiser), got {plan!r:.60}")
         if jnp.shape(plan.noisy) != x.shape:
             raise ValueError(f"a planner must return one number a token, {x.shape}, got {jnp.shape(plan.noisy)}")
-        chance = jax.nn.sigmoid(plan.noisy.astype(jnp.promote_types(plan.noisy.dtype, jnp.float32)))
+        chance = jax.nn.sigmoid(wide(plan.noisy))
         chance = chance if self.active is None else jnp.where(self.active, chance, 0.0)
         return chance, self.process.clean(plan.logits, x)
 

@@ -90,19 +90,28 @@ def denoiser(
 
 
 def to_bayes(process: Replacement, prediction: str, output: Logits, x: Tokens, t: Array) -> Logits:
-    """Logits of the Bayes posterior from a prediction; of a mask's scores only the proportions count."""
+    """Logits of the Bayes posterior from a prediction; of a mask's scores only the proportions count.
+
+    Where so little survives that scores are 1 but for rounding, they say nothing of clean tokens, nor does this.
+
+    Raises:
+        ValueError: an unknown prediction.
+    """
+    checks.one_of("prediction", prediction, predictions)
     if prediction == "bayes":
         return output
     if process.noise.absorbing:
         return output if prediction != "rate" else where_positive(jnp.log, output, -jnp.inf)
     if prediction != "leave_one_out":
         own = jnp.arange(process.vocab) == x[..., None]
-        survival, noisiness, pi = _levels(process, output, t)
+        _, noisiness, pi = _levels(process, output, t)
         if prediction == "rate":
             speed = expand(process.rate(t), x) * process.noise.probability(x)
             output = where_positive(jnp.log, output, -jnp.inf) - jnp.log(speed)[..., None]
         law = jax.nn.softmax(jnp.where(own, 0.0, output), axis=-1)
-        output = where_positive(jnp.log, (law - noisiness * pi) / survival, -jnp.inf)
+        clean = law - noisiness * pi  # alpha times the leave-one-out posterior
+        clean = jnp.where(clean > 8 * jnp.finfo(law.dtype).eps * law, clean, 0.0)
+        output = where_positive(jnp.log, jnp.where(clean.any(-1, keepdims=True), clean, law), -jnp.inf)
     return output + _own_gain(process, x, t)
 
 

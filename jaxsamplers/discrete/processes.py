@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxsamplers import checks
 from jaxsamplers.core import as_key, fold_in
-from jaxsamplers.discrete.categorical import categorical
+from jaxsamplers.discrete.categorical import categorical, wide
 from jaxsamplers.discrete.noises import Even, Given, Mask, Noise
 from jaxsamplers.discrete.randomness import MOVE, NOISE_BLOCK, NOISE_TOKEN, bits, happens
 from jaxsamplers.discrete.survival import LogLinear, Survival
@@ -113,7 +113,9 @@ class Replacement:
 
     def rate(self, t: Times | float) -> Times:
         """``beta(t) = -alpha' / alpha``, infinite where nothing survives."""
-        return self.decay(t) / self.survival(t)
+        survival = self.survival(t)
+        some = survival > 0
+        return jnp.where(some, self.decay(t) / jnp.where(some, survival, 1.0), jnp.inf)
 
     def time(self, log_survival: Times | float) -> Times:
         """When ``log alpha`` is this."""
@@ -239,7 +241,7 @@ def checked_logits(logits: Any, x: Tokens, vocab: int, mask: int | None = None) 
             f"a network on tokens of shape {x.shape} must return logits over {vocab} clean tokens, of shape "
             f"{(*x.shape, vocab)}, but returned {jnp.shape(logits)}"
         )
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = wide(logits)
     return logits if mask is None or mask >= vocab else jnp.where(jnp.arange(vocab) == mask, -jnp.inf, logits)
 
 

@@ -43,5 +43,5 @@ def unit(random: UInt32[Array, "..."]) -> Float[Array, "..."]:
 
 
 def log_unit(random: UInt32[Array, "..."]) -> Float[Array, "..."]:
-    """The logarithm of a uniform number in (0, 1), finite."""
-    return jnp.log((random.astype(jnp.float32) + 0.5) * 2.0**-32)
+    """The logarithm of a uniform number in (0, 1), finite and below 0: a waiting time of 0 would be a certain event."""
+    return jnp.log(jnp.minimum((random.astype(jnp.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24))

@@ -90,7 +90,8 @@ def route(process: Replacement, step: Coefficients, x: Tokens, estimate: Categor
     others, own = estimate.without(x), process.noise.probability(x)
     scale = 1 / estimate.total
     changed, kept = others.total * scale, estimate.weight(x) * scale
-    share = changed / step.noisiness + kept * own / (step.survival + step.noisiness * own)
+    stays = step.survival + step.noisiness * own  # 0 for what noise never makes, where nothing survives
+    share = changed / step.noisiness + kept * own / jnp.where(stays > 0, stays, 1.0)
     return Route(step.clean * changed, (step.noise * share + step.refresh) * (1 - own), others)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxsamplers import checks
 from jaxsamplers.core import Model, Sampler, SolverState
+from jaxsamplers.discrete.categorical import wide
 from jaxsamplers.discrete.table import TokenTable
 from jaxsamplers.laws import pytree
 
@@ -131,7 +132,7 @@ def scale(rows: Any, factors: Float[Array, "..."]) -> Any:
 
 def sharpen(logits: Float[Array, "... V"], exponent: Float[Array, ""]) -> Float[Array, "... V"]:
     """Logits times a number; what is impossible stays so."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = wide(logits)
     some = logits > -jnp.inf
     return jnp.where(some, exponent.astype(logits.dtype) * jnp.where(some, logits, 0.0), -jnp.inf)
 

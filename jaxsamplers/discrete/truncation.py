@@ -1,8 +1,9 @@
 """Which tokens may be drawn at all: rules that take a network's logits and ban the unlikely ones, or sharpen the rest.
 
 A rule is a function ``logits [..., V] -> logits``, banned tokens at -inf. The likeliest token is never banned, and of
-equally likely ones all stay or none. Rules serve whatever draws from logits: masked and other token diffusion through
-``truncated``, and autoregressive models as they are.
+equally likely ones all stay or none. Rules compute in float32 or better, as bfloat16 cannot add 50,000 probabilities.
+They serve whatever draws from logits: masked and other token diffusion through ``truncated``, and autoregressive models
+as they are.
 
     temperature     l / T                                           0 for the likeliest alone
     top_k           the k likeliest
@@ -26,6 +27,7 @@ from jax.tree_util import Partial
 from jaxsamplers import checks
 from jaxsamplers.core import Model
 from jaxsamplers.denoisers import as_pytree
+from jaxsamplers.discrete.categorical import wide
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     Logits = Float[Array, "... V"]
     Number = float | Float[Array, "..."]
     Rule = Callable[[Any], Any]
+
+COLD = 1e-6  # of a temperature that a rule finds: logits over less might overflow
 
 
 def truncated(model: Model, *rules: Rule) -> Model:
@@ -53,6 +57,7 @@ def temperature(logits: Logits, value: Number) -> Logits:
         ValueError: a temperature below 0.
     """
     checks.within("value", value, 0.0)
+    logits = wide(logits)
     value = jnp.asarray(value, logits.dtype)[..., None] if jnp.ndim(value) else jnp.asarray(value, logits.dtype)
     cold = value == 0
     warm = logits / jnp.where(cold, 1.0, value)
@@ -81,6 +86,7 @@ def top_p(logits: Logits, p: Number) -> Logits:
     Source: Holtzman et al. 2020, The curious case of neural text degeneration (arXiv 1904.09751), sec. 3.1.
     """
     checks.within("p", p, 0.0, 1.0)
+    logits = wide(logits)
     return _keep(logits, _first(logits, -logits, p))
 
 
@@ -92,6 +98,7 @@ def min_p(logits: Logits, p: Number) -> Logits:
     Source: Nguyen et al. 2024, Turning up the heat: min-p sampling (arXiv 2407.01082).
     """
     checks.within("p", p, 0.0, 1.0)
+    logits = wide(logits)
     return _keep(logits, logits >= logits.max(-1, keepdims=True) + jnp.log(_spread(p, logits)))
 
 
@@ -105,6 +112,7 @@ def typical(logits: Logits, p: Number) -> Logits:
     Source: Meister, Pimentel, Wiher & Cotterell 2023, Locally typical sampling (arXiv 2202.00666), eq. 10.
     """
     checks.within("p", p, 0.0, 1.0)
+    logits = wide(logits)
     log_q = jax.nn.log_softmax(logits)
     return _keep(logits, _first(logits, jnp.abs(log_q + _entropy(log_q)), p))
 
@@ -117,6 +125,7 @@ def epsilon(logits: Logits, least: Number) -> Logits:
     Source: Hewitt, Manning & Liang 2022, Truncation sampling as language model desmoothing (arXiv 2210.15191), sec. 3.
     """
     checks.within("least", least, 0.0, 1.0)
+    logits = wide(logits)
     return _keep(logits, jax.nn.log_softmax(logits) >= jnp.log(_spread(least, logits)))
 
 
@@ -128,12 +137,15 @@ def eta(logits: Logits, least: Number) -> Logits:
     Source: Hewitt, Manning & Liang 2022 (arXiv 2210.15191), sec. 4.
     """
     checks.within("least", least, 0.0, 1.0)
+    logits = wide(logits)
     log_q, bound = jax.nn.log_softmax(logits), jnp.log(_spread(least, logits))
     return _keep(logits, log_q >= jnp.minimum(bound, bound / 2 - _entropy(log_q)))
 
 
 def kl_temperature(logits: Logits, without: Logits, *, highest: Number = 1.0, half: Number = 1.0) -> Logits:
     """A temperature that falls where the condition matters: ``highest * 2^-(KL / half)``.
+
+    Below a millionth it is 0, the likeliest token alone, as where the network without the condition rules a token out.
 
     Args:
         logits: of the network given its condition.
@@ -147,10 +159,12 @@ def kl_temperature(logits: Logits, without: Logits, *, highest: Number = 1.0, ha
     """
     checks.within("highest", highest, 0.0, above=True)
     checks.within("half", half, 0.0, above=True)
-    log_q, log_r = jax.nn.log_softmax(logits), jax.nn.log_softmax(without)
+    logits = wide(logits)
+    log_q, log_r = jax.nn.log_softmax(logits), jax.nn.log_softmax(wide(without))
     some = jnp.isfinite(log_q)
     apart = jnp.where(some, jnp.exp(log_q) * (jnp.where(some, log_q, 0.0) - jnp.where(some, log_r, 0.0)), 0.0)
-    return logits / (highest * 2.0 ** -(apart.sum(-1, keepdims=True) / half))
+    value = highest * 2.0 ** -(apart.sum(-1) / half)
+    return temperature(logits, jnp.where(value > COLD, value, 0.0))
 
 
 registry: dict[str, Callable[..., Any]] = {
