@@ -61,8 +61,10 @@ def expected(chain: MarkovChain, length: int) -> dict[str, float]:
 
 
 def log_likelihood(chain: MarkovChain, x: Array) -> Array:
-    """``log p`` of each sequence; minus infinity where it cannot be."""
+    """``log p`` of each sequence; minus infinity where it cannot be, as with a mask that is left."""
     x, (_, table) = np.asarray(x), _tables(chain)
+    known = (x >= 0) & (x < table.shape[1])
+    x = np.where(known, x, 0)
     first = min(_order(chain), x.shape[1])
     context = np.zeros(len(x), int)
     for token in x[:, :first].T:
@@ -71,7 +73,7 @@ def log_likelihood(chain: MarkovChain, x: Array) -> Array:
     for token in x[:, first:].T:
         total = total + _log(table, -np.inf)[context, token]
         context = _next(context, token, table)
-    return total
+    return np.where(known.all(axis=1), total, -np.inf)
 
 
 def quality(chain: MarkovChain, x: Array) -> dict[str, float]:

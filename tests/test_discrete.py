@@ -9,6 +9,7 @@ import pytest
 
 import jaxsamplers as js
 from experiments import token_laws as exact
+from jaxsamplers import token_quality
 from jaxsamplers.discrete.routing import probabilities, route
 
 KINDS = ("masked", "uniform", "marginal")
@@ -45,6 +46,15 @@ def test_the_chain_knows_its_posterior(kind, x64):
         return jax.nn.softmax(model(xs, t)), bayes
 
     np.testing.assert_allclose(*both(truth), atol=1e-12)
+
+
+def test_what_is_left_as_a_mask_has_no_likelihood():
+    """At any place, whatever stands in the others; and a chain's probabilities are none below 0."""
+    x = np.where(np.eye(4, dtype=bool), exact.VOCAB, [0, 1, 2, 0])[:, :3]
+    found = token_quality.log_likelihood(exact.chain(), x)
+    np.testing.assert_array_equal(np.isneginf(found), [True, True, True, False])
+    with pytest.raises(ValueError, match="transition must be at least 0"):
+        js.discrete.chain.markov_chain(jnp.array([[1.5, -0.5], [0.5, 0.5]]), jnp.array([0.5, 0.5]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -256,6 +256,16 @@ def test_cached_calls_are_left_out():
     assert len(runs) == 6  # one at a time has nothing to leave out
 
 
+def test_the_first_call_is_never_left_out():
+    """Whatever number the mask has: the largest of an unsigned byte, too."""
+    process = D.masked(255)
+    x = jnp.full((2, 6), 255, jnp.uint8)
+    sure = lambda x, t: jnp.broadcast_to(jnp.where(jnp.arange(255) == 9, 90.0, 0.0), (*x.shape, 255))
+    drawn = jax.jit(lambda s, x: js.run(s, sure, x, KEY))(D.cached(D.ancestral(process, FOUR)), x)
+    np.testing.assert_array_equal(drawn.x, 9)
+    assert int(drawn.memory.calls) > 0
+
+
 def test_cached_calls_are_as_many_as_expected():
     """The docstring's formula, on 40 batches, and a rule that is done early: two calls and no more."""
     n, sequences, masks = 40, 3, 5
@@ -343,6 +353,7 @@ def test_remdm_confidence_as_drawn(x64):
         (lambda: D.rdm(MASKED, SIX, variant="condition"), ValueError, "did you mean"),
         (lambda: D.rdm(MASKED, SIX, spread=-1.0), ValueError, "spread must be at least 0"),
         (lambda: D.blocks(D.ancestral(MASKED, SIX), 6, 0), ValueError, "size must be at least 1"),
+        (lambda: D.cached(D.ancestral(UNIFORM, SIX)), TypeError, "changes with time"),
         (lambda: D.ddpd(MASKED, 3), TypeError, "of masks it is known which are noise"),
         (lambda: D.ddpd(UNIFORM, 0), ValueError, "events must be at least 1"),
         (lambda: js.sample(D.ddpd(UNIFORM, 3), network, jnp.zeros((2, 6), int), KEY), TypeError, "returns a Plan"),

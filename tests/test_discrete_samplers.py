@@ -251,6 +251,11 @@ def test_rk2_with_theta_one_averages_rates(x64):
         (lambda: D.ancestral(MASKED, TIMES[::-1]), ValueError, "strictly decreasing"),
         (lambda: D.ancestral(js.processes.edm(), TIMES), TypeError, "masked, uniform or marginal"),
         (lambda: D.only(SAMPLERS["uniform"], jnp.ones(6)), ValueError, "active must be boolean"),
+        (
+            lambda: js.sample(D.ancestral(D.masked(256), TIMES), network, jnp.zeros((2, 6), jnp.uint8), KEY),
+            ValueError,
+            "states 0 to 256, the mask among them; uint8 cannot",
+        ),
         (lambda: D.denoiser(network, MASKED, "x0"), ValueError, "unknown prediction"),
         (
             lambda: D.to_bayes(UNIFORM, "score", jnp.zeros((1, 3)), jnp.zeros(1, int), TIMES[1]),

@@ -23,11 +23,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxsamplers.core import Model, Sampler, SolverState
+from jaxsamplers.discrete.processes import Replacement
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
-
-    from jaxsamplers.discrete.processes import Replacement
 
     Tokens = Int[Array, "..."]
 
@@ -39,7 +38,7 @@ class Memory:
 
     Attributes:
         inner: what the sampler itself remembers.
-        shown: the tokens that the network saw last; -1 before the first call.
+        shown: the tokens that the network saw last.
         logits: what it said of them.
         calls: how often it was called.
     """
@@ -86,7 +85,7 @@ class Cached:
         """The sampler's, with nothing cached."""
         state = self.sampler.init(x, key)
         logits = jnp.zeros((*state.x.shape, self.process.vocab), jnp.result_type(float))
-        memory = Memory(state.memory, jnp.full_like(state.x, -1), logits, jnp.zeros((), jnp.int32))
+        memory = Memory(state.memory, state.x, logits, jnp.zeros((), jnp.int32))
         return dataclasses.replace(state, memory=memory)
 
     def step(self, state: SolverState, row: Any, model: Model) -> SolverState:
@@ -95,7 +94,7 @@ class Cached:
         memory = [last]
 
         def remembered(x: Tokens, t: Array, **extra: Any) -> Float[Array, "... V"]:
-            same = jnp.all(x == memory[0].shown)
+            same = (memory[0].calls > 0) & jnp.all(x == memory[0].shown)
             asked = lambda: self.process.clean(model(x, t, **extra), x).astype(last.logits.dtype)
             logits = jax.lax.cond(same, lambda: memory[0].logits, asked)
             memory[0] = Memory(last.inner, x, logits, memory[0].calls + ~same)
@@ -108,7 +107,7 @@ class Cached:
 def cached(sampler: Sampler) -> Cached:
     """A sampler that leaves network calls out while no token changes; at most one call a row.
 
-    For networks that do not look at time, on masked processes; with others the answer would be an old one. How many
+    For networks that do not look at time, on masked processes: of others the answer would be an old one. How many
     calls were made is in the state, ``js.run(...).memory.calls``. Under ``jax.vmap`` every call is made, since both
     branches are: batch by the tokens' leading axes instead.
 
@@ -116,7 +115,12 @@ def cached(sampler: Sampler) -> Cached:
         sampler: any of this package, other transforms included; this one is the last to put on, as within ``blocks``
             calls are counted anew in each.
 
+    Raises:
+        TypeError: a uniform or marginal process, whose posterior changes with time even if no token does.
     Source: Sahoo et al. 2024, MDLM (arXiv 2406.07524), sec. 4, whose program has the same rule; for the comparison with
         events Zheng et al. 2024 (arXiv 2409.02908).
     """
+    process = sampler.process  # type: ignore[attr-defined]
+    if isinstance(process, Replacement) and not process.noise.absorbing:
+        raise TypeError("cached needs a masked process: with other noise what is known of a token changes with time")
     return Cached(sampler)

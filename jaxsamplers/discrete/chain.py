@@ -53,7 +53,7 @@ def markov_chain(transition: Float[Array, "... V"], start: Float[Array, "..."]) 
         start: probabilities of the ``k`` tokens before the first, ``[V] * k``.
 
     Raises:
-        ValueError: shapes that do not fit, rows that do not sum to 1.
+        ValueError: shapes that do not fit, numbers below 0, rows that do not sum to 1.
     """
     transition, start = jnp.asarray(transition), jnp.asarray(start)
     vocab = transition.shape[-1]
@@ -61,7 +61,8 @@ def markov_chain(transition: Float[Array, "... V"], start: Float[Array, "..."]) 
         raise ValueError(
             f"transition must have shape [V] * k + [V] and start [V] * k, got {transition.shape} and {start.shape}"
         )
-    for name, sums in {"transition": transition.sum(-1), "start": start.sum()}.items():
+    for name, law, sums in (("transition", transition, transition.sum(-1)), ("start", start, start.sum())):
+        checks.within(name, law, 0.0)
         checks.within(f"the sums of {name}", sums, 1 - 1e-4, 1 + 1e-4)
     return MarkovChain(start.reshape(vocab, -1), transition.reshape(vocab, -1, vocab))
 

@@ -146,11 +146,13 @@ def tokens(x: Tokens, states: int) -> Tokens:
     """The starting tokens, after checks.
 
     Raises:
-        ValueError: not integers, or out of range.
+        ValueError: not integers, integers that cannot hold every state, or out of range.
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"tokens must be integers, got {x.dtype}: start from process.prior(key, shape)")
+    if jnp.iinfo(x.dtype).max < states - 1:
+        raise ValueError(f"tokens must hold the states 0 to {states - 1}, the mask among them; {x.dtype} cannot")
     known = checks.concrete(x)
     if known is not None and known.size and not (known.min() >= 0 and known.max() < states):
         raise ValueError(f"tokens must be from 0 to {states - 1}, got {known.min()} to {known.max()}")
