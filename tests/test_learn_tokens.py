@@ -23,6 +23,7 @@ LENGTH, ROWS = 3, 3
 KEY = jax.random.key(0)
 X, CLEAN = exact.sequences(4, LENGTH), exact.sequences(3, LENGTH)  # with and without masks
 PROCESS, NOISE = D.masked(3), D.uniform(3)
+ENDLESS = D.uniform(3, D.survival.cosine())  # nothing survives the first time, at which the noise's rate is infinite
 
 LAW = np.array([0.5, 0.2, 0.3]) @ np.array(exact.chain().transition[:, 0])  # of the first token
 LAW = np.einsum("a,ab,bc->abc", LAW, *[np.array(exact.chain().transition[:, 0])] * 2).ravel()  # of all three
@@ -159,6 +160,21 @@ def test_the_relaxed_start_has_so_many_tokens():
     np.testing.assert_array_equal((x < 3).sum(-1), 2)
     assert exact.chi_square(np.bincount(np.asarray(x[x < 3])), np.full(3, 1 / 3)) < 4
     np.testing.assert_array_equal((y != 0).sum(-1), 2)
+
+
+def test_positions_that_may_not_move_do_not_count():
+    """Padding of masks behind every sequence: what is learned is what is learned without, of scores and posteriors."""
+    length, padding, count = 4, 3, 64
+    before = lambda x, t: jnp.pad(x, [(0, 0), (1, 0)], constant_values=3)[:, :-1, None]
+    network = lambda x, t: jnp.where(before(x, t) == jnp.arange(3), 2.0, 0.0) + jnp.arange(3.0) / 2
+    found = []
+    for more in (0, padding):
+        active = jnp.arange(length + more) < length
+        fine, few = (D.only(sampler, active) for sampler in (FINE, STUDENT))
+        taught = js.learn.lsd_teacher(fine, network, PROCESS.prior(KEY, (count, length + more)), KEY)
+        found.append([js.learn.lsd(few, network, taught, on=on) for on in ("score", "log_score")])
+    for short, padded in zip(*found, strict=True):
+        np.testing.assert_allclose(short, padded, rtol=1e-4)
 
 
 def test_tempered_laws_are_powers():
@@ -385,6 +401,13 @@ def test_samplers_of_tokens_are_saved(kind, tmp_path):
         (lambda: js.learn.lsd_teacher(STUDENT, MODEL, jnp.zeros(3, int), KEY), "batch, length"),
         (lambda: js.learn.jump_your_steps(PROCESS, MODEL, jnp.zeros((2, 3), int), 6, KEY), "power of 2"),
         (lambda: js.learn.jump_your_counts(PROCESS, MODEL, jnp.zeros((2, 3), int), 4, KEY), "steps"),
+        (lambda: js.learn.lsd(D.ancestral(ENDLESS, UNIFORM), MODEL, teacher()), "rates must be finite"),
+        (
+            lambda: js.learn.lsd_steps(D.ancestral, ENDLESS, UNIFORM, MODEL, teacher()),
+            "rates must be finite",
+        ),
+        (lambda: js.learn.jump_your_steps(ENDLESS, MODEL, CLEAN, 4, KEY, sampler="leaps"), "rates must be finite"),
+        (lambda: js.learn.break_gain(PROCESS, MODEL, X, X, *UNIFORM[:3], sampler="leap"), "did you mean leaps"),
         (lambda: D.tempered(STUDENT, jnp.zeros(ROWS)), "exponents"),
         (lambda: D.scaled(STUDENT, jnp.ones(2)), "factors"),
         (lambda: js.recipes.save("x.json", D.only(STUDENT, jnp.ones(3, bool))), "active"),

@@ -6,7 +6,8 @@ how far their samples are) is
 
     ancestral    E sum_i KL( x3_i | x2  ||  x3_i | x2_i and x1 )       on masked processes
                                                                        (b3 - b2) / (1 - b2) E sum_i KL( p_2i || p_1i )
-    leaps        (t2 - t3) E sum_i sum_v  R2 log(R2 / R1) - R2 + R1    over the masks of x2, or everywhere
+    leaps        E sum_i KL of two clocks and of where they lead       over the masks of x2, or everywhere
+                                                                       (t2 - t3) (R2 log(R2 / R1) - R2 + R1) if short
     counts       (k3 - k2) E mean_i KL( p_2i || p_1i )                 over the masks of x2
 
 with ``b = alpha``, posteriors ``p`` and reverse rates ``R``. The best break is the one that changes most: it is looked
@@ -18,10 +19,10 @@ masked token. A sampler's paths are ``sum_k (b_{k+1} - b_k) h(b_k) - int h db`` 
 error of a left Riemann sum, and a break at ``b2`` cuts the rectangle ``(b3 - b2) (h(b1) - h(b2))`` off it.
 
 Source: Park, Lai, Hayakawa, Takida & Mitsufuji 2025, Jump your steps (arXiv 2410.07761), algorithm 1, and the authors'
-program. It leaves ``- R2 + R1`` away, which is not zero where the noise's rate changes, takes the formula for leaps for
-all samplers, rounds times to a grid, and moves breaks that come too close by hand. The formula for ancestral steps is
-exact for every process. That for leaps bounds tau-leaping by clocks on masked processes; on others, where a token may
-move twice, it is the authors' rule and no bound.
+program. It takes ``(t2 - t3) R2 log(R2 / R1)`` for all samplers, without ``- R2 + R1``, which is not zero where the
+noise's rate changes, rounds times to a grid, and moves breaks that come too close by hand. The formula for ancestral
+steps is exact for every process. That for leaps bounds tau-leaping by clocks on masked processes; on others, where a
+token may move twice, it is no bound.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from jaxsamplers.discrete.denoisers import from_bayes
 from jaxsamplers.discrete.processes import Replacement
 from jaxsamplers.discrete.randomness import BLOCK, MOVE, NOISE_BLOCK, NOISE_TOKEN, ORDER, ROUTE, TOKEN, bits, happens
 from jaxsamplers.discrete.routing import take
-from jaxsamplers.discrete.samplers import ancestral, tau_leaping
+from jaxsamplers.discrete.samplers import ancestral, rate_coefficients, tau_leaping
 from jaxsamplers.discrete.table import tokens
 from jaxsamplers.laws import where_positive
 
@@ -90,7 +91,8 @@ def jump_your_steps(
         t_end: the last, ``process.t_min`` by default.
 
     Raises:
-        ValueError: ``steps`` that is no power of 2, unknown names, tokens of another shape, times out of order.
+        ValueError: ``steps`` that is no power of 2, unknown names, tokens of another shape, times out of order; leaps
+            where the noise's rate is infinite.
     """
     x0 = _data(process, x0)
     _power_of_two(steps)
@@ -99,6 +101,8 @@ def jump_your_steps(
     checks.integer("iterations", iterations, low=1)
     ends = jnp.asarray([t if given is None else given for t, given in _ends(process, t_start, t_end)], float)
     checks.within("t_start - t_end", ends[0] - ends[1], 0.0, above=True)
+    if sampler == "leaps":
+        rate_coefficients(process, ends[:1])  # which must be finite
     return _times(process, as_pytree(model), x0, ends, as_key(key), steps, sampler, paths, iterations)
 
 
@@ -163,7 +167,11 @@ def break_gain(
         t2: the break.
         t3: where it ends.
         sampler: as in ``jump_your_steps``.
+
+    Raises:
+        ValueError: an unknown ``sampler``.
     """
+    checks.one_of("sampler", sampler, SAMPLERS)
     before, after = process.clean(model(x1, t1), x1), process.clean(model(x2, t2), x2)
     return (_leaps_apart if sampler == "leaps" else _steps_apart)(process, before, after, x1, x2, t1, t2, t3)
 

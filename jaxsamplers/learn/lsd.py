@@ -46,6 +46,7 @@ from jaxsamplers.discrete.denoisers import from_bayes
 from jaxsamplers.discrete.processes import Replacement
 from jaxsamplers.discrete.randomness import MOVE, ORDER, TOKEN, log_unit
 from jaxsamplers.discrete.routing import Route, arrive
+from jaxsamplers.discrete.samplers import rate_coefficients
 from jaxsamplers.discrete.table import TokenTable, needed, tokens
 from jaxsamplers.discrete.tempered import Tempered, scale, sharpen
 
@@ -131,7 +132,7 @@ def lsd(
 
     Raises:
         TypeError: a student that is no table.
-        ValueError: an unknown ``on`` or ``noise``, ``share`` outside [0, 1].
+        ValueError: an unknown ``on`` or ``noise``, ``share`` outside [0, 1]; scores where the noise's rate is infinite.
     """
     objective = lsd_objective(student, model, teacher.times, on=on, noise=noise, share=share)
     return _closed_form(objective, teacher.traces)
@@ -158,6 +159,8 @@ def lsd_objective(
         raise TypeError(f"student must be a TokenTable, got a {type(student).__name__}")
     checks.one_of("on", on, TARGETS)
     _check(noise, share)
+    if on == "score":
+        rate_coefficients(student.process, student.rows.time)  # which must be finite
     return Alignment(student, as_pytree(model), times, on, noise, share)
 
 
@@ -187,12 +190,14 @@ def lsd_steps(
         share: as in ``lsd``.
 
     Raises:
-        ValueError: fewer than two steps, an unknown ``noise``, ``share`` outside [0, 1].
+        TypeError: a method that makes no table.
+        ValueError: fewer than two steps, an unknown ``noise``, ``share`` outside [0, 1]; infinite rates of the noise.
     """
     _check(noise, share)
     times = jnp.asarray(times)
     checks.integer("the number of steps", len(times) - 1, low=2)
     _table("method(process, times)", method(process, times))
+    rate_coefficients(process, times[:-1])  # which must be finite
     return _steps(method, process, times, as_pytree(model), teacher, noise, share)
 
 
@@ -203,7 +208,16 @@ def lsd_steps(
 )
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """See ``lsd_objective``."""
+    """See ``lsd_objective``.
+
+    Attributes:
+        student: a table; positions that may not move in it do not count.
+        model: the denoiser.
+        times: the teacher's.
+        on: "score" or "log_score".
+        noise: "common" or "independent".
+        share: of the student's start that is tokens.
+    """
 
     student: TokenTable
     model: Model
@@ -226,13 +240,13 @@ class Alignment:
             goal = _goal(process, self.model, self.times, batch, row.time)
             logits = jax.lax.stop_gradient(process.clean(self.model(walk.x, row.time), walk.x))
             if self.on == "score":
-                ours = from_bayes(process, "rate", logits, walk.x, row.time)
-                theirs = from_bayes(process, "rate", goal.logits, goal.x, row.time)
+                ours = _rates(self.student, logits, walk.x, row.time)
+                theirs = _rates(self.student, goal.logits, goal.x, row.time)
                 last = k == len(self.student) - 1
                 phi = jnp.where(last, 1.0, _ratio(theirs, ours) if phi is None else phi)
                 loss = jnp.where(last, 0.0, _misfit(theirs, phi * ours))
             else:
-                weight = _comparable(process, goal.x, walk.x)
+                weight = _comparable(self.student, goal.x, walk.x)
                 phi = _exponent(goal.logits, logits, weight) if phi is None else phi
                 loss = _surprise(goal.logits, logits, weight, phi)
             fixed = jax.lax.stop_gradient(phi)
@@ -284,14 +298,14 @@ def _trace(sampler: TokenTable | Tempered, model: Model, x: Tokens, keys: Key[Ar
 def _steps(
     method: Make, process: Replacement, times: Times, model: Model, teacher: Teacher, noise: str, share: float
 ) -> Times:
-    keys, end = _keys(teacher.traces, noise), times[-1]
+    keys, end, whole = _keys(teacher.traces, noise), times[-1], method(process, times)
 
     def body(state: tuple[Walk, Array], step: tuple[Array, Array]) -> tuple[tuple[Walk, Array], Array]:
         (walk, tau), (t, later) = state, step
         goal = _goal(process, model, teacher.times, teacher.traces, t)
         logits = process.clean(model(walk.x, tau), walk.x)
-        ours = from_bayes(process, "rate", logits, walk.x, tau)
-        theirs = from_bayes(process, "rate", goal.logits, goal.x, t)
+        ours = _rates(whole, logits, walk.x, tau)
+        theirs = _rates(whole, goal.logits, goal.x, t)
         kappa = (t - later) * _ratio(theirs, ours)
         after = jnp.clip(tau - kappa, end + FLOOR * (later - end), tau - FLOOR * (t - later))
         sampler = method(process, jnp.stack([tau, after, end]))  # the last step of a table may be another's
@@ -321,10 +335,18 @@ def _misfit(theirs: Array, ours: Array) -> Array:
     return jnp.sum((theirs - ours) ** 2) / jnp.where(size > 0, size, 1.0)
 
 
-def _comparable(process: Replacement, x: Tokens, y: Tokens) -> Array:
-    """Where both have a posterior of their own: at masks, or everywhere if there are none."""
-    hidden = lambda x: process.noise.probability(x) > 0
-    return (hidden(x) & hidden(y) if process.noise.absorbing else jnp.ones(x.shape, bool)).astype(float)
+def _rates(sampler: TokenTable | Tempered, logits: Array, x: Tokens, t: Array) -> Array:
+    """Reverse rates, 0 where nothing may move."""
+    rates = from_bayes(sampler.process, "rate", logits, x, t)
+    return rates if sampler.active is None else jnp.where(sampler.active[..., None], rates, 0.0)
+
+
+def _comparable(sampler: TokenTable, x: Tokens, y: Tokens) -> Array:
+    """Where both have a posterior of their own and may move: at masks, or everywhere if there are none."""
+    noise = sampler.process.noise
+    hidden = lambda x: noise.probability(x) > 0
+    both = hidden(x) & hidden(y) if noise.absorbing else jnp.ones(x.shape, bool)
+    return (both if sampler.active is None else both & sampler.active).astype(float)
 
 
 def _exponent(theirs: Array, ours: Array, weight: Array) -> Array:
