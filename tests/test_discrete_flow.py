@@ -348,6 +348,10 @@ TIMES = jnp.array([1.0, 0.5, 0.0])
     ("make", "error", "message"),
     [
         (lambda: D.flow_euler(D.masked(3), TIMES, corrector=-1.0), ValueError, "corrector must be at least 0"),
+        (lambda: D.flow_euler(D.masked(3), TIMES, corrector=TIMES), ValueError, "2 of them, one a step"),
+        (lambda: D.flow_exact(D.masked(3), TIMES, corrector=TIMES), ValueError, "2 of them, one a step"),
+        (lambda: D.predictor_corrector(D.masked(3), TIMES, stride=TIMES[:2]), ValueError, "stride must be a number or"),
+        (lambda: D.remasking(D.masked(3), TIMES, share=TIMES), ValueError, "share must be a number or 2 of them"),
         (lambda: D.flow_euler(PROCESSES["marginal"](None), TIMES, corrector=1.0), ValueError, "flow_exact does"),
         (lambda: D.flow_exact(js.processes.edm(), TIMES), TypeError, "masked, uniform or marginal"),
         (lambda: D.bump(TIMES * 2), ValueError, "times must be at least 0 and at most 1"),

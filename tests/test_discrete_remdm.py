@@ -90,6 +90,9 @@ def test_gradients_are_finite_at_both_ends():
     [
         (lambda: D.remdm_cap(PROCESS, TIMES, sigma=1.5), "sigma must be at least 0"),
         (lambda: D.remdm_rescale(PROCESS, TIMES, share=-0.1), "share must be at least 0"),
+        (lambda: D.remdm_cap(PROCESS, TIMES, sigma=jnp.ones(4)), "sigma must be a number or 5 of them"),
+        (lambda: D.remdm_rescale(PROCESS, TIMES, share=jnp.ones(6)), "share must be a number or 5 of them"),
+        (lambda: D.remdm_loop(PROCESS, TIMES, at=1, loops=2, sigma=jnp.ones(3)), "sigma must be a number or 2 of them"),
         (lambda: D.remdm_loop(PROCESS, TIMES, at=5, loops=1), "at must be at most 4"),
         (lambda: D.remdm_loop(PROCESS, TIMES, at=0, loops=1), "at must be at least 1"),
         (lambda: D.remdm_loop(PROCESS, TIMES, at=1, loops=-1), "loops must be at least 0"),

@@ -46,7 +46,14 @@ predictions = ("bayes", "leave_one_out", "log_score", "rate")
 )
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A network turned into ``(x, t, **extra) -> logits`` of the Bayes posterior; a pytree."""
+    """A network turned into ``(x, t, **extra) -> logits`` of the Bayes posterior; a pytree.
+
+    Attributes:
+        apply: the network.
+        process: what it was trained on.
+        prediction: what it predicts, one of ``predictions``.
+        time: its own clock, or ``None``.
+    """
 
     apply: Callable[..., Any]
     process: Replacement

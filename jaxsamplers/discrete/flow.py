@@ -32,7 +32,7 @@ from jaxsamplers import checks
 from jaxsamplers.discrete.leaps import clock
 from jaxsamplers.discrete.noises import Given
 from jaxsamplers.discrete.samplers import exact_coefficients, with_last
-from jaxsamplers.discrete.table import TokenTable, grid, table
+from jaxsamplers.discrete.table import TokenTable, grid, per_step, table
 from jaxsamplers.laws import where_positive
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def flow_euler(process: Replacement, times: Times, *, corrector: float | Float[A
         corrector: ``c``, a number or one a step; see ``bump``.
 
     Raises:
-        ValueError: a negative corrector, one for marginal noise, or a schedule that is not allowed.
+        ValueError: a negative corrector, not one a step, one for marginal noise, or a schedule that is not allowed.
     Source: Gat et al. 2024 (arXiv 2407.15595); ``MixtureDiscreteEulerSolver`` of Lipman et al. 2024, Flow matching
         guide and code (arXiv 2412.06264), whose ``div_free`` is ``corrector``.
     """
@@ -66,10 +66,11 @@ def flow_euler(process: Replacement, times: Times, *, corrector: float | Float[A
     pi = process.noise
     if isinstance(pi, Given) and not checks.is_zero(corrector):
         raise ValueError("flow_euler corrects on masked and uniform processes only: flow_exact does with any noise")
+    corrector = per_step("corrector", corrector, len(times) - 1)
     t, steps = times[:-1], times[:-1] - times[1:]
     a, rest, slope = process.survival(t), process.noisiness(t), process.decay(t)
     alive = jnp.where(a > 0, a, 1.0)
-    clean = (1 + jnp.asarray(corrector)) * steps * slope / rest
+    clean = (1 + corrector) * steps * slope / rest
     fresh = jnp.where(a > 0, corrector * steps * slope / alive, 0.0)
     if pi.absorbing:
         sampler = table(process, times, clean * clock(clean), 0.0, fresh * clock(fresh), exact=True)
@@ -116,11 +117,12 @@ def flow_exact(process: Replacement, times: Times, *, corrector: float | Float[A
         corrector: ``c``, a number or one a step; see ``bump``.
 
     Raises:
-        ValueError: a negative corrector, or a schedule that is not allowed.
+        ValueError: a negative corrector or not one a step, or a schedule that is not allowed.
     Source: the velocity of Gat et al. 2024 (arXiv 2407.15595) and its corrector, integrated over a step.
     """
     checks.within("corrector", corrector, 0.0)
     times = grid(process, times, "flow_exact")
+    corrector = per_step("corrector", corrector, len(times) - 1)
     drawn = exact_coefficients(process, times)[0]
     a, rest, left = process.survival(times[:-1]), process.noisiness(times[:-1]), process.noisiness(times[1:])
     alive = jnp.where(a > 0, a, 1.0)

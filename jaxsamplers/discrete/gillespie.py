@@ -27,7 +27,8 @@ def k_gillespie(process: Replacement, counts: Sequence[int], *, order: str | Ord
 
     Args:
         process: a masked one.
-        counts: how many tokens each step draws, at least one; the sum is the length of the sequences.
+        counts: how many tokens each step draws, at least one; the sum is the length of the sequences, or how many
+            masks they have: of more some may be left.
         order: as in ``ordered``.
 
     Raises:

@@ -146,7 +146,8 @@ def ordered(
         count: a rule for more positions than the schedule's, such as ``counts.threshold(0.9)``. At least one is cleaned
             a row, so that ``length`` steps are always enough; when a batch is done early depends on the network, which
             ``cached`` does not ask any more then. The time it is shown stays that of the schedule.
-        length: of the sequences. If given, tokens are drawn at as many positions as a step can need instead of at all.
+        length: of the sequences. If given, tokens are drawn at as many positions as a step can need instead of at all;
+            of sequences with more masks some may be left.
         greedy: take the likeliest token instead of drawing one.
 
     Raises:

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxsamplers import checks
 from jaxsamplers.discrete.samplers import ancestral, rate_coefficients
-from jaxsamplers.discrete.table import TokenTable, grid, table
+from jaxsamplers.discrete.table import TokenTable, grid, per_step, table
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -89,7 +89,7 @@ def predictor_corrector(
     predicted = predictor(process, times)
     if not isinstance(predicted, TokenTable) or len(predicted) != steps:
         raise ValueError("predictor must make a table of one row a step, such as ancestral, euler or flow_exact does")
-    lengths = stride * (times[:-2] - times[1:-1])
+    lengths = per_step("stride", stride, steps - 1) * (times[:-2] - times[1:-1])
     corrected = table(process, times[1:], *(lengths * rate for rate in rates(process, times[1:-1])))
     order = [row for k in range(steps) for row in [k, *[steps + k] * (*counts, 0)[k]]]
     join = lambda mine, theirs: jnp.concatenate([mine, theirs])[jnp.array(order)]

@@ -31,7 +31,7 @@ from jaxsamplers.core import Model, SolverState, fold_in, new_state, take_rows
 from jaxsamplers.discrete.categorical import Categorical, categorical
 from jaxsamplers.discrete.routing import Route, probabilities, route, take
 from jaxsamplers.discrete.samplers import ancestral, exact_coefficients
-from jaxsamplers.discrete.table import Rows, TokenTable, grid, needed, table, tokens
+from jaxsamplers.discrete.table import Rows, TokenTable, grid, needed, per_step, table, tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
@@ -51,11 +51,13 @@ def remdm_cap(process: Replacement, times: Times, *, sigma: float | Float[Array,
         sigma: the probability, a number or one a step; 0 is ``ancestral``.
 
     Raises:
-        ValueError: a probability outside [0, 1], a schedule that is not allowed, or a process without masks.
+        ValueError: a probability outside [0, 1] or not one a step, a schedule that is not allowed, or a process without
+            masks.
     """
     checks.within("sigma", sigma, 0.0, 1.0)
     times = _masked_grid(process, times, "remdm_cap")
-    return _table(process, times, jnp.minimum(jnp.asarray(sigma), _most(process, times)))
+    sigma = per_step("sigma", sigma, len(times) - 1)
+    return _table(process, times, jnp.minimum(sigma, _most(process, times)))
 
 
 def remdm_rescale(process: Replacement, times: Times, *, share: float | Float[Array, " n"] = 0.1) -> TokenTable:
@@ -67,11 +69,11 @@ def remdm_rescale(process: Replacement, times: Times, *, share: float | Float[Ar
         share: of ``sigma_max``, a number or one a step; 0 is ``ancestral``.
 
     Raises:
-        ValueError: a share outside [0, 1], a schedule that is not allowed, or a process without masks.
+        ValueError: a share outside [0, 1] or not one a step, a schedule that is not allowed, or a process without masks.
     """
     checks.within("share", share, 0.0, 1.0)
     times = _masked_grid(process, times, "remdm_rescale")
-    return _table(process, times, share * _most(process, times))
+    return _table(process, times, per_step("share", share, len(times) - 1) * _most(process, times))
 
 
 def remdm_loop(
@@ -99,7 +101,7 @@ def remdm_loop(
         )
     checks.integer("loops", loops, low=0)
     times = jnp.concatenate([times[:at], jnp.repeat(times[at], loops), times[at:]])
-    pause = jnp.zeros(len(times) - 1).at[at : at + loops].set(jnp.asarray(sigma))
+    pause = jnp.zeros(len(times) - 1).at[at : at + loops].set(per_step("sigma", sigma, loops))
     return _table(process, times, jnp.minimum(pause, _most(process, times)))
 
 

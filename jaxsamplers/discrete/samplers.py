@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxsamplers import checks
 from jaxsamplers.discrete.leaps import rules
-from jaxsamplers.discrete.table import TokenTable, grid, table
+from jaxsamplers.discrete.table import TokenTable, grid, per_step, table
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -60,6 +60,7 @@ def ancestral(process: Replacement, times: Times, *, final: str = "sample") -> T
 def analytic(process: Replacement, times: Times) -> TokenTable:
     """SEDD's analytic step (Tweedie tau-leaping), which is ``ancestral`` for a normalised posterior; one call a step.
 
+    Args and errors as ``ancestral``, without ``final``.
     Source: Lou et al. 2024, SEDD (arXiv 2310.16834), the discrete Tweedie theorem.
     """
     return ancestral(process, times)
@@ -106,9 +107,8 @@ def remasking(process: Replacement, times: Times, *, share: float | Float[Array,
     """Ancestral steps that noise some of the clean tokens anew, so that mistakes can be corrected; one call a step.
 
     A step is ``ancestral`` with probability ``1 - share``, and otherwise draws ``x_0`` from the posterior and noises it
-    to
-    ``s``: both have the right marginals. On a masked process this is ReMDM's "rescale": visible tokens are masked with
-    probability ``sigma = share (1 - b)`` and masks become tokens with ``(b - (1 - sigma) a) / (1 - a)``.
+    to ``s``: both have the right marginals. On a masked process this is ReMDM's "rescale": visible tokens are masked
+    with probability ``sigma = share (1 - b)`` and masks become tokens with ``(b - (1 - sigma) a) / (1 - a)``.
 
     Args:
         process: masked, uniform or marginal.
@@ -116,15 +116,16 @@ def remasking(process: Replacement, times: Times, *, share: float | Float[Array,
         share: from 0 to 1; a number, or one a step.
 
     Raises:
-        ValueError: ``share`` outside [0, 1], or a schedule that is not allowed.
-    Source: Wang et al. 2025, ReMDM (arXiv 2503.00307); its "rescale" eta is ``share a`` here, where ``1 - b <
-        a``. The two halves for any noise: the Psi-samplers in the code of Sahoo et al. 2025, Duo (arXiv 2506.10892).
+        ValueError: ``share`` outside [0, 1] or not one a step, or a schedule that is not allowed.
+    Source: Wang et al. 2025, ReMDM (arXiv 2503.00307); its "rescale" eta is ``share a`` here, where
+        ``1 - b < a``. The two halves for any noise: the Psi-samplers in the code of Sahoo et al. 2025, Duo (arXiv
+        2506.10892).
     """
     checks.within("share", share, 0.0, 1.0)
     times = grid(process, times, "remasking")
     clean, noise = exact_coefficients(process, times)
     later, left = process.survival(times[1:]), process.noisiness(times[1:])
-    share = jnp.asarray(share)
+    share = per_step("share", share, len(times) - 1)
     return table(process, times, clean + share * (later - clean), (1 - share) * noise, share * left, exact=True)
 
 

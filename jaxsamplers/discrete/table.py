@@ -170,6 +170,18 @@ def needed(key: Key[Array, ...] | None) -> Key[Array, ...]:
     return key
 
 
+def per_step(name: str, value: float | Float[Array, "..."], steps: int) -> Float[Array, "..."]:
+    """An option that is a number or one a step, after checks.
+
+    Raises:
+        ValueError: another shape.
+    """
+    value = jnp.asarray(value)
+    if value.shape not in ((), (steps,)):
+        raise ValueError(f"{name} must be a number or {steps} of them, one a step, got shape {value.shape}")
+    return value
+
+
 def grid(process: Replacement, times: Times, name: str) -> Times:
     """A schedule after checks: on a process that replaces tokens.
 
