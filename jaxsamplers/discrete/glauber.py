@@ -158,8 +158,8 @@ def glauber_generative(
 
     In step ``j`` of a sweep from ``t`` to ``s`` the first ``j`` positions of the order are at ``s`` and the others at
     ``t``; the network is shown ``t + (s - t) j / length``, from which one that was trained on it knows the step. With
-    two times and masks it draws from left to right. Of other noise let a network be "leave_one_out" or a classifier: one
-    of the Bayes posterior would have to count the token in the place to draw as noise of the time it is shown.
+    two times and masks it draws from left to right. Of other noise let a network be "leave_one_out" or a classifier:
+    one of the Bayes posterior would have to count the token in the place to draw as noise of the time it is shown.
 
     Args:
         process: masked, uniform or marginal.

@@ -69,7 +69,8 @@ def remdm_rescale(process: Replacement, times: Times, *, share: float | Float[Ar
         share: of ``sigma_max``, a number or one a step; 0 is ``ancestral``.
 
     Raises:
-        ValueError: a share outside [0, 1] or not one a step, a schedule that is not allowed, or a process without masks.
+        ValueError: a share outside [0, 1] or not one a step, a schedule that is not allowed, or a process without
+            masks.
     """
     checks.within("share", share, 0.0, 1.0)
     times = _masked_grid(process, times, "remdm_rescale")
