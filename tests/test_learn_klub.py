@@ -190,7 +190,7 @@ def test_coordinate_search_finds_the_least(name):
     value = functools.partial(klub_gaussian, process, std=STD, dimensions=64)
     best = value(least(process, start, STD))
     assert value(start) > 1.3 * best
-    np.testing.assert_allclose(value(found), best, rtol=1e-2)
+    np.testing.assert_allclose(value(found), best, rtol=1e-2, err_msg=f"{found} after {reports}")
     assert found[0] == start[0]
     assert found[-1] == start[-1]
     numbers = [estimate(process, model, start, data, KEY, c=STD), *[r[2] for r in reports]]
