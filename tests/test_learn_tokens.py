@@ -203,6 +203,17 @@ def test_any_sampler_can_be_tempered():
     np.testing.assert_array_equal(x, [[1, 2, 0]] * 32)  # the likeliest token after each
 
 
+def test_a_plan_s_posteriors_can_be_tempered_too():
+    """With the planner of the first position only, and a sharp posterior, that is the likeliest token."""
+    uniform = D.uniform(3)
+    first = lambda x, t: jnp.where(jnp.arange(LENGTH) == 0, 50.0, -jnp.inf) + jnp.zeros(x.shape)
+    posterior = lambda x, t: jnp.broadcast_to(jnp.log(jnp.array([0.3, 0.2, 0.5])), (*x.shape, 3))
+    sampler = D.tempered(D.ddpd(uniform, 1), jnp.full(1, 200.0))
+    start = jax.random.randint(KEY, (32, LENGTH), 0, 3)
+    x = jax.jit(lambda s, x: js.run(s, D.planned(first, posterior), x, KEY).x)(sampler, start)
+    np.testing.assert_array_equal(x, start.at[:, 0].set(2))
+
+
 def test_laws_have_gradients_in_coefficients_and_times(x64):
     """Of the divergence of the data from what comes out, against finite differences."""
     truth = data_law(4)

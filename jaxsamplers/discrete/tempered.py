@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxsamplers import checks
 from jaxsamplers.core import Model, Sampler, SolverState
 from jaxsamplers.discrete.categorical import wide
+from jaxsamplers.discrete.ddpd import Plan
 from jaxsamplers.discrete.table import TokenTable
 from jaxsamplers.laws import pytree
 
@@ -130,8 +131,10 @@ def scale(rows: Any, factors: Float[Array, "..."]) -> Any:
     )
 
 
-def sharpen(logits: Float[Array, "... V"], exponent: Float[Array, ""]) -> Float[Array, "... V"]:
-    """Logits times a number; what is impossible stays so."""
+def sharpen(logits: Any, exponent: Float[Array, ""]) -> Any:
+    """Logits times a number; what is impossible stays so. Of a ``Plan``, what is drawn and not where."""
+    if isinstance(logits, Plan):
+        return dataclasses.replace(logits, logits=sharpen(logits.logits, exponent))
     logits = wide(logits)
     some = logits > -jnp.inf
     return jnp.where(some, exponent.astype(logits.dtype) * jnp.where(some, logits, 0.0), -jnp.inf)
