@@ -6,6 +6,7 @@ import pytest
 import jaxsamplers as js
 from tests.cases import PROCESSES, like, mixture
 
+LINEAR = pytest.param("vp_linear", marks=pytest.mark.slow)
 ALL = {**PROCESSES, "straight": js.processes.rectified_flow()}
 
 
@@ -43,7 +44,7 @@ def test_encoding_and_decoding_are_inverse(x64):
     assert float(jnp.max(jnp.abs(noise - x))) > 0.1
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "edm"])
+@pytest.mark.parametrize("name", [LINEAR, "edm"])
 def test_likelihood_of_a_mixture(name, x64):
     """Exact when the prior is the true marginal at ``t_max``; at any time; Hutchinson's mean agrees."""
     process = PROCESSES[name]
@@ -72,7 +73,7 @@ def test_likelihood_with_the_standard_prior_of_a_shifted_pytree(x64):
     np.testing.assert_allclose(hutchinson, exact, rtol=2e-4)  # the divergence is isotropic: no probe noise
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "edm"])
+@pytest.mark.parametrize("name", [LINEAR, "edm"])
 def test_adaptive_sde_has_the_moments_of_the_data(name):
     """4,000 independent coordinates of one Gaussian: mean and variance within 5 standard errors plus 2 % for steps."""
     process = PROCESSES[name]

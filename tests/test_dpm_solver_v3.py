@@ -79,6 +79,7 @@ def test_what_degenerate_statistics_give(x64):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_mixture_beat_unipc(x64, tmp_path):
     """Mean distance to the exact solution for few calls, with statistics measured on draws and read from a file.
 

@@ -72,7 +72,7 @@ def test_unipc(steps, x64):
     agree(build(), "unipc_", steps)
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [n if n in (5, 20) else pytest.param(n, marks=pytest.mark.slow) for n in STEPS])
 def test_dpm_solver_v3(steps, x64):
     """Given statistics, predictors and correctors; their trapezoids on so many levels are exact to 1e-7."""
     times = problem.load("official")[f"v3_times_{steps}"]
