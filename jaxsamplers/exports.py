@@ -17,12 +17,14 @@ itself did ("Compatibility guarantees" in its guide to exporting). Keep the reci
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax import export as stablehlo
+from jax.extend.mlir.dialects.stablehlo import get_current_version
 
 from jaxsamplers import checks
 from jaxsamplers.core import SolverState
@@ -115,7 +117,7 @@ def load(path: str | Path) -> stablehlo.Exported:
     """
     data = bytearray(Path(path).read_bytes())
     try:
-        return stablehlo.deserialize(data)
+        exported = stablehlo.deserialize(data)
     except ImportError as error:
         raise ModuleNotFoundError(
             "artefacts need flatbuffers, which is not installed: pip install 'jaxsamplers[export]'", name="flatbuffers"
@@ -125,6 +127,16 @@ def load(path: str | Path) -> stablehlo.Exported:
             f"{path} is no artefact of js.exports.save, or was written by a JAX that is too old or too new for this "
             f"one, {jax.__version__}: {error or type(error).__name__}"
         ) from error
+    written = re.search(rb"StableHLO_v(\d+)\.(\d+)\.(\d+)", exported.mlir_module_serialized[:64])
+    if written and [int(number) for number in written.groups()] > [int(n) for n in get_current_version().split(".")]:
+        try:
+            exported.mlir_module()  # which is otherwise left to the first call; newer programs may well be readable
+        except Exception as error:
+            raise ValueError(
+                f"{path} was written by a JAX that is too new for this one, {jax.__version__}: it holds "
+                f"{written[0].decode()}, of which StableHLO_v{get_current_version()} cannot read everything"
+            ) from error
+    return exported
 
 
 def _calls_back(primitive: str) -> bool:

@@ -1,5 +1,6 @@
 """Artefacts: what they compute elsewhere, with open sizes, and what cannot become one."""
 
+import re
 import subprocess
 import sys
 
@@ -125,6 +126,23 @@ def printed(x):
 def test_what_cannot_be_exported_is_refused(make, error, message, tmp_path):
     with pytest.raises(error, match=message):
         make(tmp_path / "artefact")
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_file_of_a_newer_jax(tmp_path, readable):
+    """It is known when it is loaded whether it can be called: an operation in a version that nobody has yet."""
+    path = tmp_path / "add.jaxexport"
+    js.exports.save(path, js.export(lambda x: x + 1, X, platforms=["cpu"]))
+    data = path.read_bytes()
+    newer = re.sub(rb"StableHLO_v\d", b"StableHLO_v9", data)
+    newer = newer if readable else newer.replace(b"add_v1", b"add_v9")
+    assert newer != data
+    path.write_bytes(newer)
+    if readable:
+        np.testing.assert_allclose(js.exports.load(path).call(X), X + 1)
+    else:
+        with pytest.raises(ValueError, match=r"add\.jaxexport was written by a JAX that is too new for this one, .*v9"):
+            js.exports.load(path)
 
 
 def test_the_command(tmp_path, capsys):
