@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "tpu_scripts"
 ALL = sorted(path.name for path in SCRIPTS.glob("*.sh") if path.name not in ("lib.sh", "local_pod.sh"))
 CAPACITY = 'There is no more capacity in the zone "z"; you can try in another zone [code 8]'
+LONG = "for _ in $(seq 1200); do sleep 0.05; done"  # a minute or two: it ends even if nobody is left to stop it
 
 
 class Cloud:
@@ -27,7 +28,7 @@ class Cloud:
         self.here.mkdir()
         self.scripts = repository / "tpu_scripts"
         named = {"NAME": "mine", "PROJECT": "p", "ZONE": "z", "TYPE": "v5litepod-16", "WORKERS": "2", "POLL": "0"}
-        named |= {"RETRIES": "3", "BACKOFF": "0", "LOGS": str(tmp / "logs"), "SHARED": str(tmp)}
+        named |= {"RETRIES": "3", "BACKOFF": "0", "LOGS": str(tmp / "logs"), "SHARED": str(tmp / "shared")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("TPU_", "JAX_", "XPK_"))}
         self.environment = {
             **kept,
@@ -180,6 +181,14 @@ def test_create_does_not_repeat_what_cannot_work(cloud, error, sentence):
     assert len(cloud.calls("create")) == 1
 
 
+def test_create_asks_again_when_it_asked_too_often(cloud):
+    """Which Google calls a quota, too."""
+    of_calls = "RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Requests' and limit 'Requests per minute' of"
+    cloud.put("fail-create", f"{of_calls} service 'tpu.googleapis.com'", "HttpError 429: RATE_LIMIT_EXCEEDED")
+    assert cloud.run("create").count("gcloud was asked too often") == 2
+    assert len(cloud.calls("create")) == 3
+
+
 @pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])
 def test_create_replaces_what_was_taken_away(cloud, state):
     cloud.put("resource", state)
@@ -242,6 +251,38 @@ def test_setup_of_every_host_once(cloud, tmp_path):
     assert "[1] ERROR: Connection timed out" in said
 
 
+def test_setup_leaves_what_runs_alone(ready, tmp_path):
+    """The code of a command on whatever host is not replaced, unless told to."""
+    (ready.here / "worker-0" / "jaxsamplers" / ".run" / "ready").unlink()
+    ready.run("launch", "--", "bash", "-c", f"[[ $PWD == *worker-0* ]] || {LONG}")
+    wait_for(ready, "[0] exit 0")
+    copied = len(ready.calls("scp"))
+    sentence = "error: workers 1 run a command, whose code this would replace: stop.sh first, or say --force"
+    assert sentence in ready.run("setup", status=3)
+    assert sentence in ready.run("supervise", "--delete", "--", "true", status=3)
+    assert ready.get("resource")
+    assert len(ready.calls("scp")) == copied
+    assert "[1] running" in ready.run("status")
+    assert "all 2 workers are set up" in ready.run("setup", "--force")
+    assert len(ready.calls("scp")) == copied + 1
+    assert "all 2 workers are set up" in ready.run("setup")
+
+
+def test_setup_asks_for_huge_pages(cloud, tmp_path):
+    cloud.run("create")
+    wanted = "sudo sh -c echo always >/sys/kernel/mm/transparent_hugepage/enabled"
+    assert "huge pages" not in cloud.run("setup")
+    assert cloud.calls("transparent_hugepage").count(wanted) == 2
+    sudo = tmp_path / "tools" / "sudo"
+    sudo.parent.mkdir()
+    sudo.write_text("#!/bin/sh\nexit 1\n")
+    sudo.chmod(0o755)
+    cloud.put("worker-0/jaxsamplers/.run/ready")
+    said = cloud.run("setup", PATH=f"{sudo.parent}:{cloud.environment['PATH']}")
+    assert "[0] transparent huge pages cannot be switched on here" in said
+    assert "all 2 workers are set up" in said
+
+
 def test_setup_mounts_the_bucket(cloud, tmp_path):
     """Where directories can be renamed, which is what makes a checkpoint complete; by a stand-in for gcsfuse."""
     cloud.run("create")
@@ -250,7 +291,7 @@ def test_setup_mounts_the_bucket(cloud, tmp_path):
     programs = {
         "gcsfuse": 'echo "gcsfuse $*" >>"$STAND_IN/calls" && touch "${!#}/mounted"',
         "mountpoint": '[[ -f "$2/mounted" ]]',
-        "sudo": 'exec "$@"',
+        "sudo": '[[ $1 == sh ]] || exec "$@"',
     }
     for name, program in programs.items():
         (tools / name).write_text(f"#!/usr/bin/env bash\n{program}\n")
@@ -271,7 +312,7 @@ def test_launch_logs_and_status(ready, tmp_path):
     wait_for(ready, "[1] exit 0")
     said = ready.run("logs")
     for worker in range(2):
-        assert f"[{worker}] two  words a 'b {tmp_path}/compiled --xla_tpu_enable" in said
+        assert f"[{worker}] two  words a 'b {tmp_path}/shared/compiled --xla_tpu_enable" in said
         text = (tmp_path / "logs" / "mine" / f"{worker}.log").read_text()
         assert text.startswith("== 20")
         assert "\ntwo  words" in text
@@ -299,7 +340,7 @@ def test_logs_of_an_earlier_tpu_are_kept(ready, tmp_path):
 
 
 def test_launch_is_once_and_stops(ready):
-    words = ["--", "bash", "-c", "trap 'echo told; exit 5' TERM; while :; do sleep 0.05; done"]
+    words = ["--", "bash", "-c", f"trap 'echo told; exit 5' TERM; {LONG}"]
     ready.run("launch", *words)
     assert ready.run("launch", *words).count("runs already") == 2
     assert ready.run("status").count("running") == 2
@@ -311,7 +352,7 @@ def test_launch_is_once_and_stops(ready):
 
 def test_launched_twice_at_the_same_moment(ready):
     """As two supervisors would: it runs once on every worker."""
-    command = [str(ready.scripts / "launch.sh"), "--", "bash", "-c", "while :; do sleep 0.05; done"]
+    command = [str(ready.scripts / "launch.sh"), "--", "bash", "-c", LONG]
     begin = lambda: subprocess.Popen(command, env=ready.environment, stdout=subprocess.PIPE, text=True)
     said = "".join(each.communicate(timeout=60)[0] for each in [begin() for _ in range(4)])
     assert said.count("runs already") == 6
@@ -320,9 +361,53 @@ def test_launched_twice_at_the_same_moment(ready):
     ready.run("stop")
 
 
+def test_a_host_that_was_started_anew(ready):
+    """Another process may have the number that the command's had: it does not run, and is not stopped."""
+    run = ready.here / "worker-1" / "jaxsamplers" / ".run"
+    words = ["--", "bash", "-c", LONG]
+    ready.run("launch", *words)
+    other = int((run / "pid").read_text())
+    (run / "boot").write_text("another\n")
+    try:
+        assert sorted(ready.run("status").splitlines()) == ["[0] running", "[1] lost"]
+        ready.run("stop", "--grace", "5")
+        os.killpg(other, 0)
+        assert ready.run("launch", *words).count("runs already") == 0
+        assert int((run / "pid").read_text()) != other
+    finally:
+        os.killpg(other, signal.SIGKILL)
+    assert ready.run("status").count("running") == 2
+    ready.run("stop")
+
+
+def kept(tmp_path: Path, worker: int, text: str) -> list[Path]:
+    """The copies of a worker's log on shared storage, once they say so."""
+    for _ in range(500):
+        found = sorted((tmp_path / "shared" / "logs" / "mine").glob(f"{worker}.*.log"))
+        if sum(text in path.read_text() for path in found):
+            return found
+        time.sleep(0.02)
+    raise AssertionError(text)
+
+
+def test_logs_are_copied_to_shared_storage(ready, tmp_path):
+    """So that a TPU that is taken away does not take them along; one file a machine, whatever is launched on it."""
+    ready.run("launch", "--", "bash", "-c", f"echo first; {LONG}")
+    ready.run("stop", "--grace", "5")
+    for worker in range(2):
+        (path,) = kept(tmp_path, worker, "first\n")
+        assert path.name == f"{worker}.{path.read_text().split()[1]}.log"
+    ready.run("launch", "--", "echo", "second")
+    (path,) = kept(tmp_path, 1, "second\n")
+    assert "\nfirst\n" in path.read_text()
+    ready.run("launch", "--shared", "gs://b", "--", "echo", "third")  # no directory, but good for compiled programs
+    wait_for(ready, "[1] exit 0")
+    assert not (ready.here / "worker-1" / "jaxsamplers" / "gs:").exists()
+
+
 def test_launch_with_one_worker_dead(ready):
     ready.put("unreachable", "1")
-    said = ready.run("launch", "--", "bash", "-c", "while :; do sleep 0.05; done", status=1)
+    said = ready.run("launch", "--", "bash", "-c", LONG, status=1)
     assert "error: workers 1 could not start it; stopped on the others" in said
     (ready.here / "unreachable").unlink()
     assert "running" not in ready.run("status")
@@ -390,7 +475,7 @@ def test_preempted_too_often(cloud):
 
 
 def test_a_command_that_fails(cloud, tmp_path):
-    program = "echo no luck; [[ $PWD != *worker-1* ]] || exit 7; while :; do sleep 0.05; done"
+    program = f"echo no luck; [[ $PWD != *worker-1* ]] || exit 7; {LONG}"
     said = cloud.run("supervise", "--failures", "1", "--delete", "--", "bash", "-c", program, status=7)
     assert "failed 7, time 1 of 1: once more" in said
     assert "error: failed 7, 2 times (--failures 1)" in said
@@ -404,7 +489,7 @@ def test_one_worker_dies(cloud):
     case $worker-$round in
       1-1) kill -KILL 0 ;;
       1-2) echo 1 >"$STAND_IN/unreachable" ;;
-      *-1 | *-2) while :; do sleep 0.05; done ;;
+      *-1 | *-2) {LONG} ;;
     esac"""
     said = cloud.run("supervise", "--", "bash", "-c", program)
     assert "lost, time 1 of 3: once more" in said
@@ -449,7 +534,7 @@ def test_dry_runs(cloud):
     )
     assert [line.split()[4] for line in said["create"].splitlines()] == ["describe", "create", "describe"]
     verbs = [line.split()[4] for line in said["supervise"].splitlines() if line.startswith("gcloud ")]
-    assert verbs == ["describe", "create", "describe", *["ssh", "scp", "ssh"] * 2, *["ssh"] * 4]
+    assert verbs == ["describe", "create", "describe", *["ssh"] * 4, *["scp", "ssh"] * 2, *["ssh"] * 4]
     assert "--worker=1 --quiet --command='bash jaxsamplers/tpu_scripts/remote/stop.sh 30'" in said["stop"]
     assert said["launch"].count("python a.py") == 2
 

@@ -78,6 +78,8 @@ while :; do
       waited=
       if answer=$("${ask[@]}" 2>&1); then
         say "asked for $TPU_NAME ($TPU_TYPE in $TPU_ZONE)"
+      elif [[ ${answer^^} =~ RATE_?LIMIT|PER\ (MINUTE|[0-9]+\ SECONDS)|TOO\ MANY\ REQUESTS ]]; then # of calls, not of chips
+        again "gcloud was asked too often (${answer##*$'\n'})"
       elif [[ ${answer^^} == *QUOTA* ]]; then
         die "the project has no quota for this: $answer"
       elif [[ ${answer^^} == *CAPACITY* || ${answer^^} =~ RESOURCE_EXHAUSTED|CODE\ 8|UNAVAILABLE|INTERNAL|DEADLINE ]]; then

@@ -4,7 +4,8 @@
 #     tpu_scripts/launch.sh --name mine ... -- python -m experiments.learn_schedule --config ... --out /mnt/shared/run
 #
 #     --set NAME=VALUE   a variable for the command, once or more
-#     --shared PATH      TPU_SHARED   shared storage: compiled programs are kept in it, for all hosts and later runs
+#     --shared PATH      TPU_SHARED   shared storage: compiled programs are kept in it, for all hosts and later runs, and
+#                                     copies of the logs, logs/NAME/WORKER.TIME.log, at most a minute old
 #
 # The command goes on when this machine is switched off. Workers that run it already are left alone. If some cannot be
 # reached, it is stopped on the others, which would only wait for them.
@@ -35,8 +36,16 @@ for name in JAX_COMPILATION_CACHE_DIR LIBTPU_INIT_ARGS; do
   [[ -z ${!name:-} ]] || variables=("$name=${!name}" "${variables[@]}")
 done
 
+command=("$@")
+# shellcheck disable=SC2329 # at_once calls it
+start() { # WORKER
+  local keep=
+  [[ $TPU_SHARED != /* ]] || keep=$TPU_SHARED/logs/$TPU_NAME/$1
+  on "$1" "$(remotely start "$keep" "${variables[@]}" -- "${command[@]}")"
+}
+
 mapfile -t all < <(workers)
-at_once on "$(remotely start "${variables[@]}" -- "$@")" -- "${all[@]}" && exit
+at_once start -- "${all[@]}" && exit
 missing=("${FAILED[@]}")
 at_once on "$(remotely stop)" -- "${all[@]}" >/dev/null || true
 say "error: workers ${missing[*]} could not start it; stopped on the others"

@@ -10,7 +10,8 @@
 #
 # It is the same command each time: it must go on where its files, on shared storage, say that it was. Runs on any machine
 # that stays on, a small virtual one for instance; if it is ended itself, the TPU stays, and the same call goes on. One for
-# each TPU. A TPU that somebody else deletes is not made again. The exit status is the command's.
+# each TPU. A TPU that somebody else deletes is not made again; a command that runs there with code of another commit is
+# left alone, with status 3. The exit status is the command's.
 source "$(dirname "$0")/lib.sh"
 
 restarts=100 failures=3 delete=0 options=() create=() setup=() launch=()
@@ -89,7 +90,10 @@ preempted=0 failed=0
 while :; do
   "$SCRIPTS/create.sh" "${options[@]}" "${create[@]}" || finish $?
   outcome=lost
-  if "$SCRIPTS/setup.sh" "${options[@]}" "${setup[@]}" &&
+  status=0
+  "$SCRIPTS/setup.sh" "${options[@]}" "${setup[@]}" || status=$?
+  ((status != 3)) || exit "$status" # what runs is of other code, and not ours to end
+  if ((status == 0)) &&
     "$SCRIPTS/launch.sh" "${options[@]}" "${launch[@]}" -- "$@"; then
     if ((DRY_RUN)); then
       "$SCRIPTS/status.sh" "${options[@]}"

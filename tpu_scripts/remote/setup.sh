@@ -24,6 +24,10 @@ if [[ -n $bucket ]] && ! mountpoint -q "$shared"; then
   gcsfuse --implicit-dirs --rename-dir-limit=200000 "$bucket" "$shared"
 fi
 
+# the TPU's runtime starts and ends sooner, and JAX warns where it is off
+sudo sh -c 'echo always >/sys/kernel/mm/transparent_hugepage/enabled' ||
+  echo "transparent huge pages cannot be switched on here: JAX starts more slowly, and may warn of it"
+
 PATH=$HOME/.local/bin:$PATH
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 [[ -x .venv/bin/python ]] || uv venv --quiet --allow-existing --python 3.12 .venv

@@ -2,12 +2,11 @@
 # End the command and all that it started: stop.sh SECONDS between SIGTERM and SIGKILL.
 source "$(dirname "$0")/common.sh"
 
-[[ -f .run/pid ]] || exit 0
-group=$(<.run/pid)
-if alive "$group"; then
+if alive; then
+  group=$(<.run/pid)
   kill -TERM -- "-$group"
   for ((left = 10 * ${1:-30}; left > 0; left--)); do
-    alive "$group" || break
+    alive || break
     sleep 0.1
   done
   kill -KILL -- "-$group" 2>/dev/null || true
