@@ -1,6 +1,5 @@
 """Eight virtual devices for the sharding tests; everything else runs on the first."""
 
-import gc
 import os
 
 # LLVM's optimisations, after XLA's own, are a third of the suite's time; set for the programs that tests start, too
@@ -10,7 +9,6 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-gc.set_threshold(50_000, 20, 50)  # tracing makes many objects and few cycles; looking for them costs 4 % of the time
 
 
 @pytest.fixture(autouse=True, scope="module")

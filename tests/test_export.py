@@ -52,7 +52,8 @@ def test_round_trip_into_a_process_without_flax_or_model(tmp_path):
     js.exports.save(paths[0], made, gradients=True)
     np.save(paths[1], X)
     subprocess.run([sys.executable, "-c", ELSEWHERE, *paths], check=True)
-    found = np.load(paths[2])
+    with np.load(paths[2]) as file:
+        found = dict(file)
     np.testing.assert_allclose(found["out"], draw(X, KEY), rtol=1e-5, atol=1e-6)
     slope = jax.grad(lambda x: (draw(x, KEY) ** 2).sum())(X)
     np.testing.assert_allclose(found["slope"], slope, rtol=1e-4, atol=1e-5)
